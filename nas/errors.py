@@ -1,0 +1,45 @@
+"""The error tree. A message says what was wrong, what was expected, and what to do; the command line prints it as one line."""
+
+
+class NasError(Exception):
+    """Anything this project raises on purpose."""
+
+
+class InputError(NasError, ValueError):
+    """An argument, file or option the caller can mend; the command line exits with 2."""
+
+
+class SpaceError(InputError):
+    """A search space, a genotype or an architecture that does not fit one."""
+
+
+class ArchError(InputError):
+    """An architecture that describes no network."""
+
+
+class BudgetError(InputError):
+    """A budget that cannot be read or cannot hold."""
+
+
+class DataError(InputError):
+    """A data set that cannot be read as one."""
+
+
+class TargetError(InputError):
+    """A device target that is unknown or not available here."""
+
+
+class RunError(InputError):
+    """A run directory, table, checkpoint or predictor that is missing, foreign or damaged."""
+
+
+class MeasureError(NasError):
+    """A measurement that failed or stayed disturbed."""
+
+
+class TrainError(NasError):
+    """Training that cannot go on, such as a loss that is not finite."""
+
+
+class ExportError(NasError):
+    """A network that could not be exported, or an export that does not agree with it."""

@@ -1,0 +1,53 @@
+"""One architecture as a plain network."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from torch import Tensor, nn
+
+from nas.arch import Arch
+from nas.errors import InputError
+from nas.model.blocks import Classifier, PatchEmbedding, Transformer, initialise
+
+# Positions must stand out against patch embeddings of unit variance when a few small patches are all there is: with
+# std 0.02 a network on 4x4 grids stays near chance for thousands of steps, with 0.5 it learns from the first hundred.
+SMALL_GRID, SMALL_GRID_POSITION_STD, POSITION_STD = 8, 0.5, 0.02
+
+
+class Network(nn.Module):
+    """The network an `Arch` describes, randomly initialised: (B, C, R, R) normalised images -> (B, K) logits."""
+
+    def __init__(self, arch: Arch) -> None:
+        super().__init__()
+        self.stem = PatchEmbedding(arch.stem, arch.in_channels, arch.resolution)
+        self.stages = nn.ModuleList(
+            nn.ModuleList(Transformer(block, stage.width) for block in stage.blocks) for stage in arch.stages
+        )
+        self.head = Classifier(arch.head, arch.stages[-1].width, arch.num_classes)
+        initialise(self, SMALL_GRID_POSITION_STD if arch.grid <= SMALL_GRID else POSITION_STD)
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = self.stem(images)
+        for stage in self.stages:
+            for block in stage:  # type: ignore[attr-defined]
+                x = block(x)
+        return self.head(x)
+
+
+def network_parts(network: Network, arch: Arch) -> Iterator[nn.Module]:
+    """The modules of `network` that `arch` runs, in order: stem, the first blocks of each stage, head."""
+    yield network.stem
+    for stage, spec in zip(network.stages, arch.stages, strict=True):
+        yield from list(stage)[: len(spec.blocks)]  # type: ignore[call-overload]
+    yield network.head
+
+
+def check_images(images: Tensor, arch: Arch) -> None:
+    """InputError unless images are (B, C, R, R) as the architecture takes them."""
+    expected = (arch.in_channels, arch.resolution, arch.resolution)
+    if images.ndim != 4 or tuple(images.shape[1:]) != expected:
+        raise InputError(
+            f"images have shape {tuple(images.shape)}, architecture {arch.id} takes (B, {arch.in_channels}, "
+            f"{arch.resolution}, {arch.resolution}); resize them or choose another architecture"
+        )

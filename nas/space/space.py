@@ -1,0 +1,211 @@
+"""A search space: what can be chosen, how many architectures that makes, how to draw, vary and cost them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nas.arch import Arch
+from nas.cost import Cost, feature_row, totals
+from nas.errors import SpaceError
+from nas.space.counting import Paths
+from nas.space.layout import INACTIVE, Gene, Genotypes, Layout
+from nas.space.schema import SpaceSpec, read_spec
+from nas.space.tables import FactorTables
+
+SAMPLE_AT_TRIES = 20
+
+
+def load_space(name_or_path: str | Path, num_classes: int | None = None) -> SearchSpace:
+    """A shipped space by name, or one of your own by the path of its TOML file; `num_classes` None: the file's own."""
+    spec = read_spec(name_or_path)
+    return SearchSpace(spec if num_classes is None else replace(spec, num_classes=num_classes))
+
+
+class SearchSpace:
+    """A set of architectures, and its genotypes: (n, d) int16 matrices of choice indices, -1 where a gene is inactive.
+
+    Canonical rows and architectures are in bijection. A space is immutable; every draw takes the caller's generator.
+    """
+
+    def __init__(self, spec: SpaceSpec) -> None:
+        self.spec = spec
+        self._layout = Layout(spec)
+
+    def __repr__(self) -> str:
+        return f"SearchSpace({self.name!r}, {len(self.genes)} genes, {self.size:.3g} architectures)"
+
+    @property
+    def name(self) -> str:
+        return self.spec.name
+
+    @property
+    def in_channels(self) -> int:
+        return self.spec.in_channels
+
+    @property
+    def num_classes(self) -> int:
+        return self.spec.num_classes
+
+    @property
+    def resolution(self) -> int:
+        """The largest image side, in pixels, that an architecture of the space takes."""
+        return self.spec.resolution[-1]
+
+    @property
+    def genes(self) -> tuple[Gene, ...]:
+        """The columns of a genotype."""
+        return tuple(self._layout.genes)
+
+    @cached_property
+    def digest(self) -> str:
+        """12 hex digits that change with anything but name and description: what a supernet or table was made for."""
+        facts = {k: v for k, v in asdict(self.spec).items() if k not in ("name", "about")}
+        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:12]
+
+    @property
+    def size(self) -> int:
+        """How many architectures the space holds, exactly."""
+        return int(self._paths.counts[0][0])
+
+    @cached_property
+    def smallest(self) -> Arch:
+        """Every choice at its smallest."""
+        return self._corner(0)
+
+    @cached_property
+    def largest(self) -> Arch:
+        """Every choice at its largest: the sizes a supernet stores."""
+        return self._corner(-1)
+
+    def sample(self, n: int, rng: np.random.Generator, over: Literal["archs", "genes"] = "archs") -> Genotypes:
+        """(n, d) genotypes, uniform over distinct architectures (so mostly deep ones), or with every gene uniform over
+        its choices (AutoFormer's way, arXiv:2107.00651, which sees each depth equally often)."""
+        return self._paths.sample(n, rng) if over == "archs" else self._paths.sample_genes(n, rng)
+
+    def sample_at(self, low_macs: float, high_macs: float, n: int, rng: np.random.Generator) -> Genotypes:
+        """(n, d) genotypes with MACs in [low_macs, high_macs], near-uniform there; distinct while there are so many.
+
+        Raises SpaceError where the range holds no architecture.
+        """
+        found = np.empty((0, len(self.genes)), np.int16)
+        drawn = found
+        for _ in range(SAMPLE_AT_TRIES):
+            near, macs = self._paths.sample_between(low_macs, high_macs, max(2 * n, 64), rng)
+            fit = near[(macs >= low_macs) & (macs <= high_macs)]
+            drawn = np.concatenate([drawn, fit])
+            found = _distinct(np.concatenate([found, fit]))
+            if len(found) >= n:
+                return found[:n]
+        if not len(found):
+            least, greatest = self._paths.cost_range
+            raise SpaceError(
+                f"space {self.name!r} has no architecture of {low_macs / 1e6:g} to {high_macs / 1e6:g} MMACs; "
+                f"it reaches from {least / 1e6:.4g} to {greatest / 1e6:.4g}"
+            )
+        return np.concatenate([found, drawn[rng.integers(len(drawn), size=n - len(found))]])
+
+    def decode(self, X: Genotypes) -> list[Arch]:
+        """The architectures of (n, d) canonical genotypes."""
+        self.check(X)
+        return [self._layout.decode(row) for row in np.asarray(X)]
+
+    def encode(self, archs: Sequence[Arch]) -> Genotypes:
+        """The (n, d) canonical genotypes of architectures; SpaceError names what the space does not offer."""
+        return np.array([self._layout.encode(arch) for arch in archs], np.int16).reshape(len(archs), len(self.genes))
+
+    def check(self, X: Genotypes) -> None:
+        """SpaceError unless X holds canonical genotypes of this space."""
+        X = np.asarray(X)
+        if X.ndim != 2 or X.shape[1] != len(self.genes) or X.dtype.kind != "i":
+            raise SpaceError(
+                f"genotypes have shape {X.shape} and type {X.dtype}, "
+                f"space {self.name!r} has whole-number rows of {len(self.genes)}"
+            )
+        for column, gene in enumerate(self.genes):
+            off = (X[:, column] < INACTIVE) | (X[:, column] >= len(gene.choices))
+            if gene.depth_column is None:
+                off |= X[:, column] == INACTIVE
+            if off.any():
+                raise SpaceError(
+                    f"row {int(off.argmax())}: gene {gene.name} is {X[off.argmax(), column]}, "
+                    f"expected 0 to {len(gene.choices) - 1}"
+                )
+        off = ((X == INACTIVE) != ~self._active(X)).any(axis=1)
+        if off.any():
+            raise SpaceError(
+                f"row {int(off.argmax())} is not canonical: genes beyond the depth, and only those, are {INACTIVE}"
+            )
+
+    def mutate(self, X: Genotypes, rng: np.random.Generator, rate: float | None = None) -> Genotypes:
+        """(n, d) canonical rows, each gene redrawn with probability `rate` (None: two genes a row on average)."""
+        rate = min(1.0, 2 / len(self.genes)) if rate is None else rate
+        redraw = rng.random(X.shape) < rate
+        return self._complete(np.where(redraw, self._any_values(len(X), rng), X), rng)
+
+    def cross(self, A: Genotypes, B: Genotypes, rng: np.random.Generator) -> Genotypes:
+        """(n, d) canonical rows, each gene from one parent or the other with equal probability. A gene that is
+        active in the child but not in the parent it came from takes the other parent's value, or a random one."""
+        first = rng.random(A.shape) < 0.5
+        child, other = np.where(first, A, B), np.where(first, B, A)
+        return self._complete(np.where(child == INACTIVE, other, child), rng)
+
+    def cost(self, X: Genotypes) -> Cost:
+        """MACs, params and peak activations of (n, d) genotypes: arrays of shape (n,), equal to `nas.cost` of each."""
+        sums = self._sums.total(X)
+        peak = self._peaks.largest(X)[:, 0]
+        return Cost(sums[:, 0].astype(np.int64), sums[:, 1].astype(np.int64), peak.astype(np.int64))
+
+    def features(self, X: Genotypes) -> NDArray[np.float64]:
+        """Predictor features of (n, d) genotypes, shape (n, len(FEATURES)), equal to `nas.cost.features` of each."""
+        return self._features.total(X)
+
+    @cached_property
+    def _sums(self) -> FactorTables:
+        return FactorTables(self._layout, lambda ops: np.array(totals(ops)[:2], float))
+
+    @cached_property
+    def _peaks(self) -> FactorTables:
+        return FactorTables(self._layout, lambda ops: np.array(totals(ops)[2:], float))
+
+    @cached_property
+    def _features(self) -> FactorTables:
+        return FactorTables(self._layout, feature_row)
+
+    @cached_property
+    def _paths(self) -> Paths:
+        return Paths(self._layout, [table[:, 0] for table in self._sums.tables])
+
+    def _corner(self, end: int) -> Arch:
+        row = np.array([[range(len(gene.choices))[end] for gene in self.genes]], np.int16)
+        return self.decode(np.where(self._active(row), row, np.int16(INACTIVE)))[0]
+
+    def _active(self, X: Genotypes) -> NDArray[np.bool_]:
+        active = np.ones(X.shape, bool)
+        for column, gene in enumerate(self.genes):
+            if gene.depth_column is not None:
+                depths = np.asarray(self.genes[gene.depth_column].choices)
+                active[:, column] = depths[X[:, gene.depth_column]] > gene.block
+        return active
+
+    def _any_values(self, n: int, rng: np.random.Generator) -> Genotypes:
+        return rng.integers([len(gene.choices) for gene in self.genes], size=(n, len(self.genes))).astype(np.int16)
+
+    def _complete(self, X: Genotypes, rng: np.random.Generator) -> Genotypes:
+        """Canonical rows: random values where a gene became active, -1 where it no longer is."""
+        filled = np.where(X == INACTIVE, self._any_values(len(X), rng), X)
+        return np.where(self._active(filled), filled, np.int16(INACTIVE))
+
+
+def _distinct(X: Genotypes) -> Genotypes:
+    """Rows without repeats, in the order of their first appearance."""
+    _, first = np.unique(X, axis=0, return_index=True)
+    return X[np.sort(first)]
