@@ -57,7 +57,7 @@ clean:  ## remove what was made here, .venv included; results/runs stays
 define install
 [ -n "$(PYTHON)" ] && $(PYTHON) -c '$(NEW_ENOUGH)' || \
 	{ echo "Python 3.11 or newer is needed and none was found; say which: make PYTHON=/path/to/python" >&2; exit 1; }; \
-echo "Installing into .venv (about 1.5 GB; minutes, most of them spent on the download) ..." >&2; start=$$SECONDS; \
+echo "Installing into .venv (about 2.2 GB on disk; some minutes) ..." >&2; start=$$SECONDS; \
 $(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv .venv; \
 $(BIN)/python -m pip install --quiet --constraint constraints.txt $(PIP_ARGS) --editable '$(1)'; \
 touch $@; echo "Installed in $$((SECONDS - start)) s." >&2

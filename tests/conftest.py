@@ -1,0 +1,64 @@
+"""What every test may rely on: one thread, no telemetry, generators with a fixed seed, the spaces that ship."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+# Before anything imports torch or NumPy: their thread pools read these once. Subprocesses inherit them.
+os.environ["OMP_NUM_THREADS"] = "1"
+os.environ["OPENBLAS_NUM_THREADS"] = "1"
+os.environ["MKL_NUM_THREADS"] = "1"
+os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+
+import numpy as np
+import pytest
+from hypothesis import settings
+
+from nas import catalogue
+
+if TYPE_CHECKING:
+    from nas.space import SearchSpace
+
+settings.register_profile("shared machine", deadline=None)  # an example that takes long says nothing about the code
+settings.load_profile("shared machine")
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    """A generator of the test's own, the same in every run."""
+    return np.random.default_rng(20261120)
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    """The root of the checkout."""
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def digits() -> SearchSpace:
+    """The smallest shipped space: what a test takes that needs any space."""
+    from nas.space import load_space
+
+    return load_space("digits")
+
+
+@pytest.fixture(scope="session", params=sorted(catalogue.spaces()))
+def space(request: pytest.FixtureRequest) -> SearchSpace:
+    """Each shipped space in turn."""
+    from nas.space import load_space
+
+    return load_space(request.param)
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Public data sets that are not part of the repository; tests that need them are skipped without."""
+    folder = Path(os.environ.get("NAS_SHARED_DATA", ROOT.parent / "shared" / "data"))
+    if not folder.is_dir():
+        pytest.skip("no shared data: set NAS_SHARED_DATA to the folder that holds cifar10/ and latency/")
+    return folder
