@@ -1,0 +1,232 @@
+"""The front of a run in its three forms, and what may be asked of it.
+
+A data frame (one row an architecture), a flat CSV, and the JSON list of `nas pareto --json`. Latencies of a target are
+the columns `latency_ms[TARGET].predicted`, `.low`, `.high` (the predictor's interval), `.measured` (select phase) and
+`.verified` (measured again in a fresh process), all in milliseconds; an empty cell is a figure nobody has yet.
+"""
+
+from __future__ import annotations
+
+import io
+import operator
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from nas.errors import BudgetError, RunError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from nas.search.budgets import Budget
+
+ACCURACY = ("predicted", "low", "high", "inherited", "finetuned", "test")
+LATENCY = ("predicted", "low", "high", "measured", "verified")
+COLUMNS = (
+    *("id", "macs", "params", "accuracy_predicted", "accuracy_low", "accuracy_high", "accuracy_inherited"),
+    *("accuracy_finetuned", "accuracy_test", "precision", "memory_mib"),
+)
+_TEXT = ("id", "precision")
+_LATENCY_COLUMN = re.compile(r"latency_ms\[(.+)\]\.(" + "|".join(LATENCY) + ")")
+_OPERATORS = {"<=": operator.le, ">=": operator.ge, "<": operator.lt, ">": operator.gt}
+
+
+class HoldRate(NamedTuple):
+    """How many verified rows kept every latency budget, with the 95 % Wilson interval of the rate. `rate`, `low` and
+    `high` are None where nothing was verified against a budget."""
+
+    rows: int
+    held: int
+    rate: float | None
+    low: float | None
+    high: float | None
+
+
+def latency_column(target: str, figure: str) -> str:
+    """The name of the column that holds one figure (see `LATENCY`) of one target."""
+    return f"latency_ms[{target}].{figure}"
+
+
+def targets(front: pd.DataFrame) -> list[str]:
+    """The targets a front has latencies of, in the order of its columns."""
+    matches = (_LATENCY_COLUMN.fullmatch(str(name)) for name in front.columns)
+    return list(dict.fromkeys(match[1] for match in matches if match))
+
+
+def tidy(front: pd.DataFrame) -> pd.DataFrame:
+    """The same rows with every column of the schema, in its order; absent figures are NaN. `RunError`: no ids, an id
+    twice, a figure that is infinite or no number."""
+    import numpy as np
+    import pandas as pd
+
+    if "id" not in front.columns or front["id"].isna().any() or front["id"].duplicated().any():
+        raise RunError("a front needs a column 'id' with one id a row and none twice")
+    wanted = [*COLUMNS, *(latency_column(target, figure) for target in targets(front) for figure in LATENCY)]
+    frame = pd.DataFrame({name: front[name].to_numpy() if name in front else np.nan for name in wanted}, columns=wanted)
+    for name in wanted:
+        frame[name] = _typed(frame[name], name)
+    infinite = [name for name in wanted if name not in _TEXT and np.isinf(frame[name].astype(float)).any()]
+    if infinite:
+        raise RunError(f"the front holds an infinite {infinite[0]}")
+    for name in ("macs", "params"):
+        if len(frame) and frame[name].notna().all():
+            frame[name] = frame[name].astype("int64")
+    return frame
+
+
+def _typed(column: pd.Series[Any], name: str) -> pd.Series[Any]:
+    if name in _TEXT or not len(column):
+        return column.astype(object)
+    try:
+        return column.astype(float)
+    except (ValueError, TypeError) as error:
+        raise RunError(f"the front holds a {name} that is no number ({error})") from None
+
+
+def to_csv(front: pd.DataFrame) -> str:
+    """Flat CSV; floats in the shortest form that reads back as the same number."""
+    return str(tidy(front).to_csv(index=False, lineterminator="\n"))
+
+
+def from_csv(source: Path | str) -> pd.DataFrame:
+    """The front of a CSV file (a path) or text; `RunError` names what does not fit."""
+    import pandas as pd
+
+    try:
+        text = source.read_text(encoding="utf-8") if isinstance(source, Path) else source
+        return tidy(pd.read_csv(io.StringIO(text), dtype=object, keep_default_na=False, na_values=[""]))
+    except (OSError, ValueError, pd.errors.ParserError) as error:
+        where = source if isinstance(source, Path) else "the front"
+        raise RunError(f"{where} cannot be read ({str(error).strip()}); restore it, or repeat the search") from None
+
+
+def to_rows(front: pd.DataFrame) -> list[dict[str, Any]]:
+    """The JSON list of the command line; a figure nobody has is None."""
+    frame = tidy(front)
+    known = targets(frame)
+    return [_to_row(dict(zip(frame.columns, values, strict=True)), known) for values in frame.itertuples(index=False)]
+
+
+def from_rows(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+    """The inverse of `to_rows`; no rows give an empty front."""
+    import pandas as pd
+
+    return tidy(pd.DataFrame([_from_row(row) for row in rows], columns=None if rows else list(COLUMNS)))
+
+
+def values(front: pd.DataFrame, metric: str, target: str | None = None) -> pd.Series[Any]:
+    """The best-known value of a metric for every row: measured before believed. Latency: verified, else measured, else
+    the upper bound. Accuracy: finetuned, else inherited, else predicted; never the test split's, which selects nothing.
+    """
+    if metric == "latency_ms":
+        return _latency(front, target)
+    if metric == "accuracy":
+        return _first_known(front, [f"accuracy_{figure}" for figure in ("finetuned", "inherited", "predicted")])
+    if metric in ("macs", "params", "memory_mib"):
+        return front[metric].astype(float)
+    raise BudgetError(f"a front has no {metric!r}; use accuracy, macs, params, memory_mib or latency_ms@TARGET")
+
+
+def where(front: pd.DataFrame, expressions: Sequence[str]) -> pd.DataFrame:
+    """The rows that keep every expression of the budget grammar, such as `latency_ms<=5@local/onnxruntime/fp32`. A row
+    that lacks the figure asked for is left out."""
+    from nas.search.budgets import parse_budget
+
+    for budget in map(parse_budget, expressions):
+        front = front[keeps(values(front, budget.metric, budget.target), budget)]
+    return front.reset_index(drop=True)
+
+
+def best(front: pd.DataFrame, objective: str) -> pd.DataFrame:
+    """The one row that is best at `accuracy` (highest) or at a cost: `params`, `latency_ms@TARGET`, ... (lowest)."""
+    metric, _, target = objective.partition("@")
+    column = values(front, metric.strip(), target.strip() or None).dropna()
+    if column.empty:
+        raise RunError(f"no row of the front has a value of {objective!r}; loosen --where, or verify the run first")
+    return front.loc[[column.idxmax() if metric.strip() == "accuracy" else column.idxmin()]].reset_index(drop=True)
+
+
+def keeps(column: pd.Series[Any], budget: Budget) -> pd.Series[bool]:
+    """Whether each value keeps the budget; NaN does not."""
+    kept: pd.Series[bool] = _OPERATORS[budget.op](column, budget.limit)
+    return kept & column.notna()
+
+
+def held(front: pd.DataFrame, measurements: pd.DataFrame, budgets: Sequence[Budget]) -> pd.Series[Any]:
+    """For each row of the front whether it kept every latency budget when verified; None where it was not verified. The
+    latest verification of an architecture on a target is the one that stands."""
+    import pandas as pd
+
+    asked = [budget for budget in budgets if budget.metric.startswith("latency")]
+    verified = measurements[measurements["phase"] == "verify"].drop_duplicates(["arch", "target"], keep="last")
+    verdicts = [_verdict(verified[verified["arch"] == arch_id], asked) for arch_id in front["id"]]
+    return pd.Series(verdicts, index=front.index, dtype=object)
+
+
+def hold_rate(verdicts: pd.Series[Any]) -> HoldRate:
+    """The share of the verified rows that held (`held`), with its 95 % Wilson interval."""
+    from scipy.stats import binomtest
+
+    known = [verdict for verdict in verdicts if verdict is not None]
+    if not known:
+        return HoldRate(0, 0, None, None, None)
+    interval = binomtest(sum(known), len(known)).proportion_ci(0.95, method="wilson")
+    return HoldRate(len(known), sum(known), sum(known) / len(known), float(interval.low), float(interval.high))
+
+
+def _verdict(rows: pd.DataFrame, budgets: Sequence[Budget]) -> bool | None:
+    verdicts = []
+    for budget in budgets:
+        column = rows[rows["target"] == budget.target].get(budget.metric)
+        if column is None or not column.notna().any():
+            return None
+        verdicts.append(bool(keeps(column, budget).all()))
+    return all(verdicts) if verdicts else None
+
+
+def _latency(front: pd.DataFrame, target: str | None) -> pd.Series[Any]:
+    known = targets(front)
+    if target is None and len(known) == 1:
+        target = known[0]
+    if target not in known:
+        asked = "latency_ms needs a target" if target is None else f"the front has no target {target!r}"
+        raise BudgetError(f"{asked}; add @TARGET, one of: {', '.join(known) or 'none in this run'}")
+    return _first_known(front, [latency_column(target, figure) for figure in ("verified", "measured", "high")])
+
+
+def _first_known(front: pd.DataFrame, columns: Sequence[str]) -> pd.Series[Any]:
+    column = front[columns[0]].astype(float)
+    for name in columns[1:]:
+        column = column.fillna(front[name].astype(float))
+    return column
+
+
+def _to_row(row: Mapping[str, Any], known: Sequence[str]) -> dict[str, Any]:
+    return {
+        "id": row["id"],
+        "accuracy": {figure: _known(row[f"accuracy_{figure}"]) for figure in ACCURACY}
+        | {"precision": _known(row["precision"])},
+        "macs": _known(row["macs"]),
+        "params": _known(row["params"]),
+        "memory_mib": _known(row["memory_mib"]),
+        "latency_ms": {t: {figure: _known(row[latency_column(t, figure)]) for figure in LATENCY} for t in known},
+    }
+
+
+def _from_row(row: Mapping[str, Any]) -> dict[str, Any]:
+    accuracy = {f"accuracy_{figure}": row["accuracy"].get(figure) for figure in ACCURACY}
+    latency = {
+        latency_column(target, figure): figures.get(figure)
+        for target, figures in row["latency_ms"].items()
+        for figure in LATENCY
+    }
+    flat = {name: row.get(name) for name in ("id", "macs", "params", "memory_mib")}
+    return flat | accuracy | {"precision": row["accuracy"].get("precision")} | latency
+
+
+def _known(value: Any) -> Any:
+    """Python's own number or text; None for NaN."""
+    if value is None or value != value:
+        return None
+    return value.item() if hasattr(value, "item") else value
