@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:  # the same names as in _HOME, for type checkers and editors; a test compares the two
     from nas.arch import Arch as Arch
-    from nas.cost import Cost as Cost
-    from nas.cost import cost as cost
+    from nas.cost.cost import Cost as Cost  # not from nas.cost: mypy would take the name `cost` for the room
+    from nas.cost.cost import cost as cost
     from nas.errors import NasError as NasError
     from nas.model import Network as Network
     from nas.model import Supernet as Supernet
@@ -30,18 +30,18 @@ if TYPE_CHECKING:  # the same names as in _HOME, for type checkers and editors; 
     from nas.space import SearchSpace as SearchSpace
     from nas.space import load_space as load_space
 
-    __version__: str
+__version__ = "0.1.0"
 
 _HOME: Final = {
     "Arch": "nas.arch",
-    "Cost": "nas.cost",
+    "Cost": "nas.cost.cost",
     "LatencyPredictor": "nas.predict",
     "NasError": "nas.errors",
     "Network": "nas.model",
     "Prediction": "nas.predict",
     "SearchSpace": "nas.space",
     "Supernet": "nas.model",
-    "cost": "nas.cost",
+    "cost": "nas.cost.cost",
     "explore": "nas.search",
     "extract": "nas.model",
     "fit_latency": "nas.predict",
@@ -53,14 +53,14 @@ _HOME: Final = {
     "search": "nas.pipeline",
     "train": "nas.pipeline",
 }
-"""Public name -> the room that holds it."""
+"""Public name -> the module that holds it."""
 
 _CALLABLE_ROOMS: Final = frozenset({"cost", "search"})
 """Names of a room and of a function: the attribute is the room, and calling it calls the function (`nas._callable`)."""
 
 
 def public(name: str) -> Any:
-    """The public object of that name, importing its room if need be; AttributeError where the name is not public."""
+    """The public object of that name, importing its module if need be; AttributeError where the name is not public."""
     if name not in _HOME:
         raise AttributeError(f"module 'nas' has no attribute {name!r}")
     return getattr(import_module(_HOME[name]), name)
@@ -69,12 +69,8 @@ def public(name: str) -> Any:
 if not TYPE_CHECKING:  # a type checker that saw this would accept every misspelt name
 
     def __getattr__(name: str) -> Any:
-        if name == "__version__":
-            from importlib.metadata import version
-
-            return version("paretovit")
         return import_module(f"nas.{name}") if name in _CALLABLE_ROOMS else public(name)
 
 
 def __dir__() -> list[str]:
-    return sorted(globals().keys() | _HOME.keys() | {"__version__"})
+    return sorted(globals().keys() | _HOME.keys())

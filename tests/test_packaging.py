@@ -139,6 +139,24 @@ def test_a_room_that_shares_its_name_with_a_function_is_both(imports: str) -> No
     in_fresh_python(f"{imports}\n{checks}")
 
 
+@pytest.mark.slow
+def test_type_checkers_take_such_a_name_for_the_function(tmp_path: Path) -> None:
+    user = tmp_path / "user.py"
+    user.write_text(
+        "import nas.cost.operators\n"
+        "import nas.search.budgets\n"
+        "import nas\n"
+        "from typing import assert_type\n"
+        "from nas.cost import Cost\n"
+        "assert_type(nas.cost(nas.load_space('digits').smallest), Cost)\n"
+        "nas.search(nonsense=1)\n"
+        "nas.serach\n"
+    )
+    done = subprocess.run([sys.executable, "-m", "mypy", str(user)], capture_output=True, text=True, cwd=ROOT)
+    lines = {int(line.split(":")[1]) for line in done.stdout.splitlines() if "user.py:" in line and " error: " in line}
+    assert lines == {7, 8}, done.stdout + done.stderr
+
+
 def test_rooms_that_are_functions_are_the_names_that_are_both() -> None:
     rooms = {path.parent.name for path in (ROOT / "nas").glob("*/__init__.py")}
     assert rooms & set(nas._HOME) == nas._CALLABLE_ROOMS
