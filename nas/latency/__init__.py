@@ -1,0 +1,30 @@
+"""Measuring latency: targets, runtimes, the interleaved protocol, tables."""
+
+from nas.latency.fresh import measure_in_fresh_process
+from nas.latency.host import disturbances, host_facts
+from nas.latency.measure import Measurement, anchor_arch, estimate_seconds, measure_archs
+from nas.latency.protocol import Effort, Samples, Session, measure_rounds
+from nas.latency.runtimes import RUNTIMES, Runtime
+from nas.latency.table import LatencyTable, TableWriter, read_table
+from nas.latency.target import Target, local_targets
+
+__all__ = [
+    "RUNTIMES",
+    "Effort",
+    "LatencyTable",
+    "Measurement",
+    "Runtime",
+    "Samples",
+    "Session",
+    "TableWriter",
+    "Target",
+    "anchor_arch",
+    "disturbances",
+    "estimate_seconds",
+    "host_facts",
+    "local_targets",
+    "measure_archs",
+    "measure_in_fresh_process",
+    "measure_rounds",
+    "read_table",
+]

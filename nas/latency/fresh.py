@@ -1,0 +1,110 @@
+"""Measuring in a process that has done nothing else: no warm allocator, no threads of earlier work."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from typing import IO, Any
+
+import numpy as np
+
+from nas.arch import Arch
+from nas.errors import MeasureError
+from nas.latency.measure import CHUNK, Measurement
+from nas.latency.protocol import Effort, Say
+from nas.latency.runtimes import Subject
+from nas.latency.target import Target
+
+
+def measure_in_fresh_process(
+    archs: Sequence[Subject],
+    target: Target,
+    *,
+    rng: np.random.Generator,
+    effort: Effort | None = None,
+    reference_ms: float | None = None,
+    chunk: int = CHUNK,
+    say: Say = lambda text: None,
+) -> Iterator[tuple[int, Measurement]]:
+    """`measure_archs` in a new Python process, which ends with the iteration. Raises `MeasureError` where it fails."""
+    target.check()
+    job = {
+        "target": str(target),
+        "subjects": [_describe(arch) for arch in archs],
+        "seed": int(rng.integers(2**63)),
+        "effort": asdict(effort or Effort()),
+        "reference_ms": reference_ms,
+        "chunk": chunk,
+    }
+    with tempfile.TemporaryFile("w+", errors="replace") as errors:
+        worker = _start(target, errors)
+        assert worker.stdin is not None
+        assert worker.stdout is not None
+        try:
+            _send(job, worker.stdin)
+            yield from _answers(worker.stdout, len(archs), errors, say)
+        finally:
+            worker.kill()
+            worker.wait()
+            worker.stdout.close()
+
+
+def _describe(subject: Subject) -> dict[str, str]:
+    return {"arch": subject.to_json()} if isinstance(subject, Arch) else {"file": str(subject.absolute())}
+
+
+def _start(target: Target, errors: IO[str]) -> subprocess.Popen[str]:
+    threads = str(target.threads)
+    environment = os.environ | {
+        # The modules of this process, from where it has them, and none from the current folder (-P).
+        "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
+        "OMP_NUM_THREADS": threads,
+        "MKL_NUM_THREADS": threads,
+    }
+    command = [sys.executable, "-P", "-m", "nas.latency.worker"]
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=errors, text=True, env=environment)
+
+
+def _send(job: dict[str, Any], stdin: IO[str]) -> None:
+    try:
+        json.dump(job, stdin)
+        stdin.close()
+    except BrokenPipeError:
+        pass  # it died at once: its answers, or their absence, say why
+
+
+def _answers(lines: IO[str], expected: int, errors: IO[str], say: Say) -> Iterator[tuple[int, Measurement]]:
+    received = 0
+    for line in lines:
+        answer = _parse(line)
+        if "error" in answer:
+            raise MeasureError(f"the measuring process failed: {answer['error']}")
+        if "say" in answer:
+            say(str(answer["say"]))
+            continue
+        received += 1
+        yield int(answer["index"]), Measurement.from_row(answer["row"])
+    if received != expected:
+        raise MeasureError(f"the measuring process ended after {received} of {expected} networks: {_last_line(errors)}")
+
+
+def _parse(line: str) -> dict[str, Any]:
+    try:
+        answer = json.loads(line)
+    except json.JSONDecodeError:
+        answer = None
+    if not isinstance(answer, dict) or not (answer.keys() & {"error", "say"} or answer.keys() >= {"index", "row"}):
+        raise MeasureError(f"the measuring process printed {line[:80]!r}, expected one JSON object a line")
+    return answer
+
+
+def _last_line(errors: IO[str]) -> str:
+    errors.seek(0)
+    lines = [line for line in errors.read().splitlines() if line.strip()]
+    return lines[-1].strip() if lines else "it said nothing; perhaps it was killed for memory"

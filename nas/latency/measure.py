@@ -1,0 +1,200 @@
+"""From architectures and a target to measurements.
+
+THE statistic, `latency_ms`, is `ratio x reference_ms`: the median over rounds of a network's smallest timing, over the
+same median of the anchor in the same session, times what the anchor takes on this target when nothing disturbs it. The
+reference is measured by the first session of a target and handed to later ones, so that chunks, sessions and processes
+measure on one scale (spread between sessions 1.9 % where plain medians spread by 3.6 %). Within the session that set
+the reference the factor is one: the figures are plain milliseconds. A session whose anchor is more than 10 % off its
+reference is disturbed like one that drifts: it is said and repeated, and marked where it stays so.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nas.arch import Arch, PatchStem, PoolHead, Stage, TransformerBlock
+from nas.cost import cost
+from nas.errors import MeasureError
+from nas.latency.protocol import MAX_DRIFT, MIN_TIMING_S, Clock, Effort, Samples, Say, Session, measure_rounds
+from nas.latency.runtimes import Subject
+from nas.latency.target import Target
+
+CHUNK = 16  # networks measured together, and
+CHUNK_MIB = 2048  # memory they may take together: all of them are loaded at once
+PREPARE_S = 0.05  # per network, beside
+PREPARE_S_PER_MIB = 0.004  # drawing random weights and optimising the graph
+
+
+def anchor_arch() -> Arch:
+    """The network that is measured in every round of every session, whatever the space: about 100 MMACs.
+
+    It is part of what a recorded `ratio` means, and never changes.
+    """
+    blocks = tuple(TransformerBlock(heads=4, head_dim=32, mlp=512) for _ in range(8))
+    return Arch(32, 3, 10, PatchStem(patch=4, width=128), (Stage(128, blocks),), PoolHead("mean"))
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """The latency of one network on one target, with what it was computed from. Milliseconds of one call, which runs
+    `target.batch` images.
+
+    latency_ms = ratio * reference_ms, the statistic that budgets name; latency_p95_ms and min_ms are the 95th
+    percentile and the smallest of all timings, brought to the same scale (times reference_ms / anchor_ms). ratio =
+    median of the network's round minima / anchor_ms; anchor_ms = median of the anchor's, in the same session. rounds_ms
+    (rounds x timed) and anchor_rounds_ms (round minima) are as timed. anchor_drift: `Samples.spread` of the anchor.
+    """
+
+    target: str
+    session: str
+    latency_ms: float
+    latency_p95_ms: float
+    min_ms: float
+    ratio: float
+    anchor_ms: float
+    reference_ms: float
+    anchor_drift: float
+    rounds_ms: tuple[tuple[float, ...], ...]
+    anchor_rounds_ms: tuple[float, ...]
+    inner: int
+    disturbed: bool
+
+    def to_row(self) -> dict[str, Any]:
+        """Plain JSON values, one per field."""
+        return asdict(self)
+
+    @classmethod
+    def from_row(cls, row: dict[str, Any]) -> Measurement:
+        """The measurement a row describes; other keys are ignored, `MeasureError` where one is missing."""
+        try:
+            values = {field.name: row[field.name] for field in fields(cls)}
+            values["rounds_ms"] = tuple(tuple(float(ms) for ms in timings) for timings in values["rounds_ms"])
+            values["anchor_rounds_ms"] = tuple(float(ms) for ms in values["anchor_rounds_ms"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise MeasureError(f"a row that is not a measurement: {error!r}") from None
+        return cls(**values)
+
+
+def measure_archs(
+    archs: Sequence[Subject],
+    target: Target,
+    *,
+    rng: np.random.Generator,
+    effort: Effort | None = None,
+    reference_ms: float | None = None,
+    chunk: int = CHUNK,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+    say: Say = lambda text: None,
+    clock: Clock = time.perf_counter,
+) -> Iterator[tuple[int, Measurement]]:
+    """Measure networks on a target, a chunk at a time; yields (index into `archs`, measurement) as chunks are done.
+
+    archs: architectures, or paths of exported files. reference_ms: the anchor's latency on this target from an earlier
+    session; None makes the first undisturbed chunk set it. Order and composition of chunks are drawn from `rng`.
+    Stopping the iteration loses the chunk in flight and nothing else. Raises `TargetError` where the target cannot be
+    measured here, `MeasureError` where a network cannot be run.
+    """
+    target.check()
+    archs = list(archs)
+    session_id = f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{uuid.uuid4().hex[:4]}"
+    anchor = target.spec.prepare(anchor_arch(), target)
+    done = 0
+    progress(done, len(archs))
+    order = rng.permutation(len(archs)).tolist()
+    for positions in _chunks([archs[i] for i in order], chunk):
+        chosen = [order[position] for position in positions]
+        runners = [target.spec.prepare(archs[i], target) for i in chosen]
+        session = measure_rounds(
+            runners, anchor, rng=rng, effort=effort, accept=_near(reference_ms), say=say, clock=clock
+        )
+        here_ms = reference_ms or session.anchor.median_ms
+        if not session.disturbed:
+            reference_ms = here_ms
+        for position, i in enumerate(chosen):
+            yield i, _measurement(session, position, target, session_id, here_ms)
+        done += len(chosen)
+        progress(done, len(archs))
+
+
+def estimate_seconds(archs: Sequence[Subject], target: Target, *, effort: Effort | None = None) -> float:
+    """About how long `measure_archs` takes undisturbed, from a few runs of the anchor (0.1 s) and the MACs."""
+    target.check()
+    effort = effort or Effort()
+    timings = effort.rounds * (effort.warmup + effort.timed)
+    run = target.spec.prepare(anchor_arch(), target)
+    run()
+    second_per_mac = min(_seconds(run) for _ in range(5)) / cost(anchor_arch()).macs
+    total = 0.0
+    for arch in archs:
+        macs = cost(arch).macs if isinstance(arch, Arch) else cost(anchor_arch()).macs
+        total += timings * max(MIN_TIMING_S, macs * second_per_mac) + PREPARE_S + PREPARE_S_PER_MIB * _mib(arch)
+    return total
+
+
+def _near(reference_ms: float | None) -> Callable[[Samples], str | None]:
+    def objection(anchor: Samples) -> str | None:
+        if reference_ms is None or abs(anchor.median_ms / reference_ms - 1) <= MAX_DRIFT:
+            return None
+        return (
+            f"the anchor takes {anchor.median_ms:.3g} ms, {anchor.median_ms / reference_ms - 1:+.0%} of its reference "
+            f"{reference_ms:.3g} ms, expected within {MAX_DRIFT:.0%}"
+        )
+
+    return objection
+
+
+def _measurement(session: Session, position: int, target: Target, session_id: str, reference: float) -> Measurement:
+    samples, anchor_ms = session.networks[position], session.anchor.median_ms
+    ratio, scale = samples.median_ms / anchor_ms, reference / anchor_ms
+    return Measurement(
+        target=str(target),
+        session=session_id,
+        latency_ms=ratio * reference,
+        latency_p95_ms=samples.p95_ms * scale,
+        min_ms=samples.min_ms * scale,
+        ratio=ratio,
+        anchor_ms=anchor_ms,
+        reference_ms=reference,
+        anchor_drift=session.anchor.spread,
+        rounds_ms=tuple(tuple(round(ms, 6) for ms in timings) for timings in samples.rounds_ms.tolist()),
+        anchor_rounds_ms=tuple(round(ms, 6) for ms in session.anchor.minima_ms.tolist()),
+        inner=samples.inner,
+        disturbed=session.is_disturbed(position),
+    )
+
+
+def _chunks(subjects: Sequence[Subject], limit: int) -> Iterator[list[int]]:
+    """Positions in runs of at most `limit` that fit in `CHUNK_MIB` together; one that is larger goes alone."""
+    chunk: list[int] = []
+    held = 0.0
+    for i, subject in enumerate(subjects):
+        size = _mib(subject)
+        if chunk and (len(chunk) >= limit or held + size > CHUNK_MIB):
+            yield chunk
+            chunk, held = [], 0.0
+        chunk.append(i)
+        held += size
+    if chunk:
+        yield chunk
+
+
+def _mib(subject: Subject) -> float:
+    if isinstance(subject, Arch):
+        return float(cost(subject).memory_mib)
+    try:
+        return Path(subject).stat().st_size / 2**20
+    except OSError as error:
+        raise MeasureError(f"{subject} cannot be read: {error.strerror}; export it again") from None
+
+
+def _seconds(run: Callable[[], None]) -> float:
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start

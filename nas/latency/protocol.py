@@ -1,0 +1,187 @@
+"""How latencies are measured on a machine that others use too: interleaved rounds beside an anchor.
+
+A session times n networks and one anchor network, all loaded at once. Each round visits them in a new random order and
+takes `timed` timings of each after `warmup` untimed ones; a network that runs for less than `MIN_TIMING_S` is repeated
+`inner` times inside a timing. Interference that outlasts a round meets every network alike; what is shorter only ever
+adds time, so the smallest timing of a round is the least disturbed one. The figure of a network is the median of those
+minima over the rounds, and its ratio to the anchor's is what repeats best between sessions.
+
+Measured for six ViTs and five runtimes on a shared machine, spread between sessions: one after the other, median 10 %,
+minimum 4.3 %; interleaved, median of round minima 3.6 %, its ratio to the anchor 1.9 %.
+"""
+
+from __future__ import annotations
+
+import gc
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nas.errors import MeasureError
+from nas.latency.runtimes import Run
+
+MIN_TIMING_S = 2e-3  # a timing this long is 10^4 ticks of the clock and 20 context switches
+MAX_INNER = 1000
+MAX_DRIFT = 0.10
+MAX_SPREAD = 0.20  # of one network: of many, some drift more than the anchor without anything being wrong
+
+Clock = Callable[[], float]
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How much is measured. `attempts`: how often a disturbed session is measured before it is kept as disturbed."""
+
+    rounds: int = 10
+    warmup: int = 2
+    timed: int = 5
+    attempts: int = 3
+
+    def __post_init__(self) -> None:
+        if min(self.rounds, self.timed, self.attempts) < 1 or self.warmup < 0:
+            raise MeasureError(f"{self}: rounds, timed and attempts must be at least 1, warmup at least 0")
+
+
+@dataclass(frozen=True)
+class Samples:
+    """What one network was timed at: milliseconds of one run, shape (rounds, timed), each the mean of `inner` runs."""
+
+    rounds_ms: NDArray[np.float64]
+    inner: int
+
+    @property
+    def minima_ms(self) -> NDArray[np.float64]:
+        """The smallest timing of each round, shape (rounds,)."""
+        minima: NDArray[np.float64] = self.rounds_ms.min(axis=1)
+        return minima
+
+    @property
+    def spread(self) -> float:
+        """(90th - 10th percentile) / median of the round minima, by linear interpolation.
+
+        One round of ten that was spoiled moves this by a tenth of its error, two of them by more: the median over
+        rounds shrugs off the first and not much more.
+        """
+        low, middle, high = np.percentile(self.minima_ms, [10, 50, 90])
+        return float((high - low) / middle)
+
+    @property
+    def median_ms(self) -> float:
+        """Median of round minima."""
+        return float(np.median(self.minima_ms))
+
+    @property
+    def min_ms(self) -> float:
+        """The smallest timing of all."""
+        return float(self.rounds_ms.min())
+
+    @property
+    def p95_ms(self) -> float:
+        """95th percentile of all timings (of means of `inner` runs, where a run is short)."""
+        return float(np.percentile(self.rounds_ms, 95))
+
+
+@dataclass(frozen=True)
+class Session:
+    """One interleaved session: samples of the networks in the order given, and of the anchor."""
+
+    networks: tuple[Samples, ...]
+    anchor: Samples
+    attempts: int
+    disturbed: bool
+
+    @property
+    def drift(self) -> float:
+        """How far the machine moved meanwhile: the spread of the anchor's round minima, or the median of the
+        networks' where that is larger. (The anchor is short: a scheduler that interrupts longer runs can miss it.)"""
+        networks = [samples.spread for samples in self.networks]
+        return max(self.anchor.spread, float(np.median(networks)) if networks else 0.0)
+
+    def is_disturbed(self, index: int) -> bool:
+        """Whether one network's figure is in doubt: the session is, or its own minima spread over `MAX_SPREAD`."""
+        return self.disturbed or self.networks[index].spread > MAX_SPREAD
+
+
+def measure_rounds(
+    runners: Sequence[Run],
+    anchor: Run,
+    *,
+    rng: np.random.Generator,
+    effort: Effort | None = None,
+    accept: Callable[[Samples], str | None] | None = None,
+    say: Say = lambda text: None,
+    clock: Clock = time.perf_counter,
+) -> Session:
+    """Time `runners` beside `anchor`, again while the session is disturbed, at most `effort.attempts` times.
+
+    Disturbed is a session that drifts by more than `MAX_DRIFT` (see `Session.drift`), or whose anchor `accept` objects
+    to by returning what is wrong with it. It is said; after the last attempt the session that drifted least is
+    returned, marked. Raises `MeasureError` where the clock does not advance.
+    """
+    effort = effort or Effort()
+    best: Session | None = None
+    for attempt in range(1, effort.attempts + 1):
+        *networks, beside = _rounds([*runners, anchor], effort, rng, clock)
+        session = Session(tuple(networks), beside, attempt, disturbed=False)
+        trouble = _trouble(session) or (accept(beside) if accept else None)
+        if trouble is None:
+            return session
+        if best is None or session.drift < best.drift:
+            best = session
+        again = "measuring again" if attempt < effort.attempts else "kept, and marked as disturbed"
+        say(f"disturbed measurement {attempt} of {effort.attempts}: {trouble}; {again}")
+    assert best is not None
+    return replace(best, attempts=effort.attempts, disturbed=True)
+
+
+def _trouble(session: Session) -> str | None:
+    if session.drift <= MAX_DRIFT:
+        return None
+    whose = "the anchor's" if session.anchor.spread > MAX_DRIFT else "most networks'"
+    return f"{whose} round minima spread by {session.drift:.0%}, expected at most {MAX_DRIFT:.0%}"
+
+
+def _rounds(runs: Sequence[Run], effort: Effort, rng: np.random.Generator, clock: Clock) -> list[Samples]:
+    with _no_garbage_collection():
+        inner = [_inner(run, clock) for run in runs]
+        timings_s = np.zeros((len(runs), effort.rounds, effort.timed))
+        for r in range(effort.rounds):
+            for i in rng.permutation(len(runs)):
+                for _ in range(effort.warmup):
+                    _timing(runs[i], inner[i], clock)
+                timings_s[i, r] = [_timing(runs[i], inner[i], clock) for _ in range(effort.timed)]
+    return [Samples(1e3 * timings_s[i] / inner[i], inner[i]) for i in range(len(runs))]
+
+
+def _timing(run: Run, inner: int, clock: Clock) -> float:
+    start = clock()
+    for _ in range(inner):
+        run()
+    seconds = clock() - start
+    if not (math.isfinite(seconds) and seconds > 0):
+        raise MeasureError(f"the clock went from {start} by {seconds} s while a network ran; measure again")
+    return seconds
+
+
+def _inner(run: Run, clock: Clock) -> int:
+    """Runs per timing, so that a timing lasts `MIN_TIMING_S`; the first run allocates, and is not counted."""
+    run()
+    fastest = min(_timing(run, 1, clock) for _ in range(3))
+    return min(MAX_INNER, max(1, math.ceil(MIN_TIMING_S / fastest)))
+
+
+@contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()

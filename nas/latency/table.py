@@ -1,0 +1,291 @@
+"""Latency tables: a folder per target, read by people, spreadsheets and predictors.
+
+    target.toml     the whole key of the target, the space, the machine at the start
+    rows.csv        one row per network, see `COLUMNS`
+    samples.jsonl   the same rows with every timing: what rows.csv is written from
+    sessions.jsonl  facts about the machine, one line per measuring session
+    README.md       what the columns mean
+
+Rows are appended and fsync'd one by one, samples first. A killed writer leaves at most a torn last line: it is dropped,
+said, and what rows.csv lacks is written again from the samples. Tables imported from elsewhere have no samples.
+"""
+
+from __future__ import annotations
+
+import csv
+import errno
+import json
+import os
+import tempfile
+import time
+import tomllib
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nas.errors import MeasureError, RunError
+from nas.latency.host import host_facts
+from nas.latency.measure import Measurement
+from nas.latency.protocol import Say
+from nas.latency.table_text import (
+    COLUMNS,
+    RowError,
+    check_measurement,
+    csv_line,
+    from_cells,
+    readme,
+    to_cells,
+    to_toml,
+)
+from nas.latency.target import Target
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from nas.space import SearchSpace
+
+HEADER, ROWS, SAMPLES, SESSIONS = "target.toml", "rows.csv", "samples.jsonl", "sessions.jsonl"
+TITLES = csv_line(list(COLUMNS))
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class LatencyTable:
+    """A table that was read. rows: one per network, columns as in `table_text.COLUMNS`, genotype as a tuple of ints."""
+
+    path: Path
+    target: Target
+    header: dict[str, Any]
+    rows: pd.DataFrame
+    notes: tuple[str, ...]
+
+    @property
+    def genotypes(self) -> NDArray[np.int16]:
+        """(n, d) genotypes; `RunError` where a row has none or they differ in length."""
+        lengths = {len(genotype) for genotype in self.rows["genotype"]}
+        if len(lengths) != 1 or 0 in lengths:
+            raise RunError(
+                f"{self.path / ROWS} holds genotypes of {sorted(lengths)} genes, expected one length for all"
+            )
+        return np.array(self.rows["genotype"].tolist(), dtype=np.int16)
+
+    @property
+    def reference_ms(self) -> float | None:
+        """What the anchor takes on this target, to hand to further sessions. None where every row is disturbed."""
+        calm = self.rows.loc[~self.rows["disturbed"].astype(bool), "reference_ms"]
+        return float(calm.iloc[0]) if len(calm) else None
+
+
+def read_table(path: str | Path) -> LatencyTable:
+    """The table in a folder. `RunError` names the file, and the line of a row, that is missing, damaged or impossible;
+    a torn last line is dropped and told in `notes`."""
+    import pandas as pd
+
+    path = Path(path)
+    header = _read_header(path / HEADER)
+    lines, note = _whole_lines(path / ROWS)
+    if lines[:1] != [TITLES.rstrip("\n")]:
+        raise RunError(f"{path / ROWS}, line 1: expected the columns {TITLES.strip()}")
+    rows = _parse_rows(path / ROWS, lines[1:])
+    return LatencyTable(path, _target(header, path), header, pd.DataFrame(rows, columns=list(COLUMNS)), note)
+
+
+class TableWriter:
+    """Appends measurements to a table, new or begun earlier; what it holds already is in `measured`.
+
+    Raises `RunError` where the folder cannot be written or holds a table of another target, runtime version, space or
+    processor: their rows must not be mixed.
+    """
+
+    def __init__(
+        self, path: str | Path, target: Target, space: SearchSpace | None = None, *, say: Say = lambda text: None
+    ) -> None:
+        self.path = Path(path)
+        header = _new_header(target, space)
+        self._guard(lambda: self._begin(header))
+        _check_same(_read_header(self.path / HEADER), header, self.path)
+        rows, self.notes = self._resume()
+        for note in self.notes:
+            say(note)
+        self._rows = {row["id"]: row for row in rows}
+        self._sessions = {row["session"] for row in rows}
+
+    @property
+    def measured(self) -> frozenset[str]:
+        """Ids of the networks that need no measuring."""
+        return frozenset(self._rows)
+
+    @property
+    def reference_ms(self) -> float | None:
+        """As `LatencyTable.reference_ms`."""
+        return next((row["reference_ms"] for row in self._rows.values() if not row["disturbed"]), None)
+
+    def append(self, arch_id: str, genotype: Sequence[int] | None, measurement: Measurement) -> None:
+        """Write one row. `RunError`: a network twice, a figure that is not a positive number, no room on the disk."""
+        if arch_id in self._rows:
+            raise RunError(f"{self.path}: {arch_id} is in the table already; skip what `measured` holds")
+        try:
+            check_measurement(measurement)
+        except RowError as fault:
+            raise RunError(f"{self.path}: the row of {arch_id} was refused: {fault}") from None
+        genes = None if genotype is None else [int(gene) for gene in genotype]
+        sample = {"id": arch_id, "genotype": genes, **measurement.to_row()}
+        cells = to_cells(arch_id, genes, measurement)
+        if measurement.session not in self._sessions:
+            self._guard(lambda: _append_line(self.path / SESSIONS, _session_line(measurement.session)))
+            self._sessions.add(measurement.session)
+        self._guard(lambda: _append_line(self.path / SAMPLES, json.dumps(sample, allow_nan=False) + "\n"))
+        self._guard(lambda: _append_line(self.path / ROWS, csv_line(cells)))
+        self._rows[arch_id] = from_cells(cells)
+
+    def _begin(self, header: dict[str, Any]) -> None:
+        """Make the folder; the header is written last of the texts, so that a folder with one is a table."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        if (self.path / HEADER).exists():
+            return
+        if (self.path / ROWS).exists():
+            raise RunError(f"{self.path} holds {ROWS} but no {HEADER}; choose another folder")
+        write_whole(self.path / "README.md", readme(header))
+        write_whole(self.path / HEADER, to_toml(header))
+
+    def _resume(self) -> tuple[list[dict[str, Any]], tuple[str, ...]]:
+        samples, torn = self._repair_samples()
+        expected = TITLES + "".join(csv_line(cells) for cells in samples)
+        file = self.path / ROWS
+        found = file.read_text(encoding="utf-8") if file.exists() else ""
+        if not expected.startswith(found):
+            raise RunError(f"{file} differs from {SAMPLES} beside it; restore one of them, or choose another folder")
+        if found != expected:
+            self._guard(lambda: write_whole(file, expected))
+        lacking = bool(found) and found != expected
+        notes = (*torn, *([f"{file}: rows that were cut short were written again from {SAMPLES}"] if lacking else []))
+        return [from_cells(cells) for cells in samples], notes
+
+    def _repair_samples(self) -> tuple[list[list[str]], tuple[str, ...]]:
+        """Cells of every whole line; a torn last one is cut off the file."""
+        file = self.path / SAMPLES
+        if not file.exists():
+            return [], ()
+        lines, notes = _whole_lines(file)
+        cells = [_sample_cells(file, number, line) for number, line in enumerate(lines, start=1)]
+        if notes:
+            self._guard(lambda: os.truncate(file, sum(len(line.encode()) + 1 for line in lines)))
+        return cells, notes
+
+    def _guard(self, write: Callable[[], T]) -> T:
+        try:
+            return write()
+        except OSError as error:
+            raise RunError(
+                f"{self.path} cannot be written: {error.strerror or error}; free some space or choose another folder, "
+                "and repeat the command: what was measured is kept"
+            ) from None
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file that appears whole or not at all."""
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(name, 0o644)
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def _append_line(path: Path, line: str) -> None:
+    """The line is on the disk when this returns; where it does not fit, the file is left as it was."""
+    with open(path, "ab", buffering=0) as file:
+        end = file.tell()
+        try:
+            if file.write(line.encode()) < len(line.encode()):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            os.fsync(file.fileno())
+        except OSError:
+            file.truncate(end)
+            raise
+
+
+def _session_line(session: str) -> str:
+    return json.dumps({"session": session, "host": host_facts()}) + "\n"
+
+
+def _new_header(target: Target, space: SearchSpace | None) -> dict[str, Any]:
+    header: dict[str, Any] = {"schema": 1, "target": str(target), **asdict(target)}
+    header |= {"source": "measured", "started": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())}
+    if space is not None:
+        header["space"] = {"name": space.name, "digest": space.digest, "genes": [gene.name for gene in space.genes]}
+    return header | {"host": host_facts()}
+
+
+def _read_header(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise RunError(f"{path} cannot be read: {error.strerror}; a latency table is a folder with {HEADER}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise RunError(f"{path} is damaged: {error}; restore it or measure again") from None
+
+
+def _target(header: dict[str, Any], path: Path) -> Target:
+    try:
+        return Target(**{name: header[name] for name in Target.__dataclass_fields__})
+    except KeyError as error:
+        raise RunError(f"{path / HEADER} lacks {error}; restore it or measure again") from None
+
+
+def _check_same(old: dict[str, Any], new: dict[str, Any], path: Path) -> None:
+    def facts(header: dict[str, Any]) -> dict[str, Any]:
+        chosen = {name: header.get(name) for name in Target.__dataclass_fields__}
+        space, host = header.get("space", {}), header.get("host", {})
+        return chosen | {"space": space.get("name"), "digest": space.get("digest"), "processor": host.get("cpu")}
+
+    now = facts(new)
+    for name, was in facts(old).items():
+        if was != now[name]:
+            raise RunError(f"{path} holds a table whose {name} is {was!r}, not {now[name]!r}; choose another folder")
+
+
+def _whole_lines(path: Path) -> tuple[list[str], tuple[str, ...]]:
+    """Lines that were ended, and a note where one was not: it was never acknowledged."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise RunError(f"{path} cannot be read: {error.strerror}") from None
+    *lines, torn = content.split(b"\n")
+    note = (f"{path}: the last line was cut short and is dropped",) if torn else ()
+    try:
+        return [line.decode() for line in lines], note
+    except UnicodeDecodeError as error:
+        raise RunError(f"{path} is damaged: {error}; restore it or measure again") from None
+
+
+def _parse_rows(path: Path, lines: list[str]) -> list[dict[str, Any]]:
+    rows: dict[str, dict[str, Any]] = {}
+    for number, line in enumerate(lines, start=2):
+        try:
+            row = from_cells(next(csv.reader([line]), []))
+            if row["id"] in rows:
+                raise RowError(f"{row['id']} is in the table twice")
+        except (RowError, csv.Error) as fault:
+            raise RunError(f"{path}, line {number}: {fault}; mend or delete that line") from None
+        rows[row["id"]] = row
+    return list(rows.values())
+
+
+def _sample_cells(path: Path, number: int, line: str) -> list[str]:
+    try:
+        sample = json.loads(line)
+        cells = to_cells(sample["id"], sample["genotype"], Measurement.from_row(sample))
+        from_cells(cells)
+        return cells
+    except (ValueError, KeyError, TypeError, MeasureError) as fault:
+        raise RunError(f"{path}, line {number}: {fault}; the file was damaged: mend or delete that line") from None
