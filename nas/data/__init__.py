@@ -1,0 +1,19 @@
+"""Data sets in three disjoint splits, their normalisation and augmentation."""
+
+from nas.data.augment import Augmentation, augmentation_for, keyed_uniform, mixup
+from nas.data.batches import BatchOrder
+from nas.data.load import load_data
+from nas.data.split import SPLITS, Data, Normalise, Split
+
+__all__ = [
+    "SPLITS",
+    "Augmentation",
+    "BatchOrder",
+    "Data",
+    "Normalise",
+    "Split",
+    "augmentation_for",
+    "keyed_uniform",
+    "load_data",
+    "mixup",
+]
