@@ -1,0 +1,47 @@
+"""What simpler predictors reach on the same rows: nearest neighbour, MACs x scale, MACs only."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from nas.predict.conformal import FitPredict, Index
+from nas.predict.prediction import Array
+from nas.predict.scaling import Standardiser
+
+
+def macs_x_scale(macs: Array, values: Array) -> FitPredict:
+    """Latency as one factor times MACs, the factor with the least relative squared error."""
+
+    def fit_predict(train: Index, test: Index) -> Array:
+        ratio = macs[train] / values[train]
+        scaled: Array = macs[test] * ratio.sum() / np.sum(ratio**2)
+        return scaled
+
+    return fit_predict
+
+
+def macs_only(macs: Array, logits: Array) -> FitPredict:
+    """Logit accuracy as a straight line in log MACs, by least squares."""
+
+    def fit_predict(train: Index, test: Index) -> Array:
+        columns = np.stack([np.ones(len(macs)), np.log(macs)], axis=1)
+        line = np.linalg.lstsq(columns[train], logits[train], rcond=None)[0]
+        fitted: Array = columns[test] @ line
+        return fitted
+
+    return fit_predict
+
+
+def nearest(columns: Array, values: Array) -> FitPredict:
+    """The value of the training row that is nearest in standardised columns (logarithms of features)."""
+
+    def fit_predict(train: Index, test: Index) -> Array:
+        from scipy.spatial import cKDTree
+
+        scale: Callable[[Array], Array] = Standardiser.fit(columns[train])
+        found = cKDTree(scale(columns[train])).query(scale(columns[test]))[1]
+        return values[train[found]]
+
+    return fit_predict

@@ -1,0 +1,176 @@
+"""Latency from operator features: a non-negative sum, corrected where that pays, with a conformal interval."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nas.predict import metrics
+from nas.predict.baselines import macs_x_scale, nearest
+from nas.predict.card import Card, Figures
+from nas.predict.conformal import Index, assign_folds, check_groups, group_ids
+from nas.predict.core import Core, LogLinear, Process
+from nas.predict.gp import fit_gp
+from nas.predict.inputs import Rows, latency_features, latency_names, macs_of
+from nas.predict.linear import fit_nonnegative
+from nas.predict.origin import Origin
+from nas.predict.prediction import Array, Prediction, checked_level, checked_values
+from nas.predict.scaling import Domain, Logarithm, Standardiser
+from nas.predict.store import State, read_state, write_state
+from nas.predict.trial import Fit, Problem, Trial, centre_of, choose, evaluate_core, solve
+from nas.space import SearchSpace
+
+KIND: Final = "latency"
+LEAST_GROUPS_FOR_GP = 12  # below, the hyper-parameters of the correction are guesses
+
+
+@dataclass(frozen=True)
+class LatencyPredictor:
+    """Latency, ms, with an interval; made by `fit_latency`, read by `LatencyPredictor.load`."""
+
+    core: Core
+    origin: Origin
+    card: Card
+
+    def predict(self, X: Rows, level: float | None = None) -> Prediction:
+        """Latency, ms, of genotypes (n, d), a list of n architectures, or float features (n, f): arrays of shape (n,).
+
+        The interval is multiplicative and covers `level` (None: the one fitted for); the upper bound alone covers more,
+        (1 + level) / 2 where errors are symmetric. Rows outside what was fitted on (see `outside`) get a mean but no
+        interval: low 0 and high infinite, so that no upper bound accepts them, and one PredictionWarning says how many
+        and why. The same bounds mark a predictor fitted on too few rows for the level.
+        """
+        return self.core.predict(self.features(X), np.exp, level)
+
+    def outside(self, X: Rows) -> NDArray[np.bool_]:
+        """True where a feature is beyond the fitted range by more than a tenth of it, on a log scale; shape (n,)."""
+        return self.core.domain.outside(self.features(X))
+
+    def features(self, X: Rows) -> Array:
+        """The features (n, f) that rows are judged by, in the order of `core.names`."""
+        return latency_features(X, self.origin.space, self.core.names)
+
+    def evaluate(
+        self, X: Rows, latency_ms: Any, *, train: tuple[Rows, Any] | None = None, noise: float | None = None
+    ) -> Card:
+        """The card of n held-out rows. train: the rows fitted on, for the baselines; noise: as in `fit_latency`."""
+        before, known = _measured(train, self.origin.space, self.core.names)
+        rows, values = _measured((X, latency_ms), self.origin.space, self.core.names)
+        problem = _problem(self.core.names, np.vstack([before, rows]), np.concatenate([known, values]), noise)
+        return evaluate_core(self.core, problem, len(before), values, self.card)
+
+    def save(self, folder: str | Path) -> Path:
+        """Write `predictor.json`, `arrays.npz` and `card.md` into a folder, made where it lacks; returns it."""
+        return write_state(folder, State(KIND, self.core, self.origin, self.card))
+
+    @classmethod
+    def load(cls, folder: str | Path, space: SearchSpace | None = None) -> LatencyPredictor:
+        """What `save` wrote; it predicts the same bits. Genotypes need `space`, refused unless it is the one fitted in.
+
+        Raises RunError where the folder is missing, damaged or of another kind, SpaceError for another space.
+        """
+        state = read_state(folder, KIND)
+        return cls(state.core, state.origin.bound(space), state.card)
+
+
+def fit_latency(
+    X: Rows,
+    latency_ms: Any,
+    *,
+    space: SearchSpace | None = None,
+    names: Sequence[str] | None = None,
+    groups: Any = None,
+    calibration: tuple[Rows, Any] | None = None,
+    noise: float | None = None,
+    level: float = 0.9,
+    made_with: Mapping[str, Any] | None = None,
+    rng: np.random.Generator | None = None,
+) -> LatencyPredictor:
+    """Fit measured latencies (n,), ms, of genotypes (with `space`), architectures, or float features (n, f).
+
+    Stage 1 is `fit_nonnegative`; stage 2, a Gaussian process on its log error, is kept where grouped cross-validation
+    finds the error smaller with it. The interval covers `level` of new rows drawn like those it is calibrated on:
+    `calibration=(X, latency_ms)`, rows drawn at random and apart, or else the out-of-fold errors of the rows fitted on,
+    which are then taken for such a draw. Below 9 distinct networks (at level 0.9) there is no finite interval; a
+    PredictionWarning says so.
+
+    names: of float features; columns whose name ends in `macs` are the MACs of the baseline and of the cost levels.
+    groups: labels (n,) of what must not be split between folds (default: equal features). noise: sd of log latency
+    between repeats of one measurement (`repeat_noise`), for the card. made_with: target, versions, host, dates.
+    rng: deals the folds (default: seed 0). Raises InputError for fewer than 4 distinct networks, and for a latency that
+    is not positive and finite, with its row.
+    """
+    rng = np.random.default_rng(0) if rng is None else rng
+    names = latency_names(X, names)
+    features, values = _measured((X, latency_ms), space, names)
+    other, other_values = _measured(calibration, space, names)
+    problem = _problem(names, np.vstack([features, other]), np.concatenate([values, other_values]), noise)
+
+    ids = group_ids(features, groups)
+    check_groups(ids)
+    folds = assign_folds(ids, rng)
+    fits = [_fit(problem, names, with_process=False)]
+    if int(ids.max()) + 1 >= LEAST_GROUPS_FOR_GP:
+        fits.append(_fit(problem, names, with_process=True))
+    fit, held_out = choose(problem, fits, folds)
+    trial = Trial.of(folds, len(other))
+    if len(other):
+        held_out = trial.run(centre_of(problem, fit))
+    model = "non-negative sum of operator features" + ("" if fit is fits[0] else " x Gaussian process")
+    card = Card(KIND, model, checked_level(level), made_with=dict(made_with or {}))
+    core, card = solve(problem, fit, trial, held_out, None if len(other) else groups, card, rng)
+    return LatencyPredictor(core, Origin.of(space), card)
+
+
+def latency_figures(mean: Array, measured: Array, macs: Array | None, noise: float | None) -> Figures:
+    """The figures of a latency card from predictions and measurements, ms, MACs, and the sd of log repeats."""
+    return {
+        "mape": metrics.mape(mean, measured),
+        "within_10pct": metrics.within(mean, measured, 0.1),
+        "noise": None if noise is None else metrics.mean_error_of_noise(noise),
+        "kendall_tau": metrics.kendall_tau(mean, measured),
+        "tau_within_level": None if macs is None else metrics.tau_within_level(mean, measured, macs),
+        "tau_ceiling": None if noise is None else metrics.tau_ceiling(np.log(measured), noise),
+    }
+
+
+def _problem(names: Sequence[str], features: Array, values: Array, noise: float | None) -> Problem:
+    macs = macs_of(features, names)
+
+    def figures(mean: Array, rows: Index) -> Figures:
+        return latency_figures(mean, values[rows], None if macs is None else macs[rows], noise)
+
+    fits = {} if macs is None else {"macs_x_scale": macs_x_scale(macs, values)}
+    log = Logarithm.fit(features) if len(features) else Logarithm(np.ones(len(names)))
+    return Problem(features, np.log(values), np.exp, figures, fits | {"nearest": nearest(log(features), values)})
+
+
+def _fit(problem: Problem, names: Sequence[str], with_process: bool) -> Fit:
+    def fit(rows: Index) -> Core:
+        features, logs = problem.features[rows], problem.targets[rows]
+        linear = LogLinear(fit_nonnegative(features, np.exp(logs)))
+        process = _fit_process(features, logs - linear(features)) if with_process else None
+        return Core(tuple(names), 0.0, linear, process, Domain.of_positive(features))
+
+    return fit
+
+
+def _fit_process(features: Array, log_errors: Array) -> Process:
+    log = Logarithm.fit(features)
+    scale = Standardiser.fit(log(features))
+    return Process(log, scale, fit_gp(scale(log(features)), log_errors))
+
+
+def _measured(given: tuple[Rows, Any] | None, space: SearchSpace | None, names: Sequence[str]) -> tuple[Array, Array]:
+    """(features (n, f), latencies (n,)), both checked; no rows for None."""
+    if given is None:
+        return np.empty((0, len(names))), np.empty(0)
+    features = latency_features(given[0], space, names)
+    tiny = float(np.finfo(float).tiny)
+    positive = "a positive number of milliseconds"
+    return features, checked_values(given[1], len(features), "latency_ms", tiny, np.finfo(float).max, positive)
