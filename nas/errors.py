@@ -1,4 +1,4 @@
-"""The error tree. A message says what was wrong, what was expected, and what to do; the command line prints it as one line."""
+"""The error tree. A message is one line: what was wrong, what was expected, what to do."""
 
 
 class NasError(Exception):

@@ -75,6 +75,9 @@ class Arch:
         """12 hex digits of the SHA-256 of the canonical JSON: two of 10^5 architectures collide with p = 2e-5."""
         return hashlib.sha256(self.to_json().encode()).hexdigest()[:12]
 
+    def __hash__(self) -> int:
+        return hash(self.id)
+
     @property
     def grid(self) -> int:
         """Patches along one side of the image after the stem."""

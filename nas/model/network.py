@@ -25,7 +25,8 @@ class Network(nn.Module):
             nn.ModuleList(Transformer(block, stage.width) for block in stage.blocks) for stage in arch.stages
         )
         self.head = Classifier(arch.head, arch.stages[-1].width, arch.num_classes)
-        initialise(self, SMALL_GRID_POSITION_STD if arch.grid <= SMALL_GRID else POSITION_STD)
+        if not self.head.fc.weight.is_meta:
+            initialise(self, SMALL_GRID_POSITION_STD if arch.grid <= SMALL_GRID else POSITION_STD)
 
     def forward(self, images: Tensor) -> Tensor:
         x = self.stem(images)

@@ -116,7 +116,7 @@ def _stage(table: _Table) -> StageSpec:
             if (width * ratio) % 1:
                 raise SpaceError(
                     f"{table.where}.width {width} is not divisible: mlp_ratio {ratio} x {width} = "
-                    f"{width * ratio} is not a whole number of hidden units; choose widths that every ratio divides evenly"
+                    f"{width * ratio} is not a whole number of hidden units; choose other widths or ratios"
                 )
     return stage
 
