@@ -1,0 +1,58 @@
+"""Search: budgets, searchers that ask and are told, Pareto fronts, the predict-evaluate-refit loop, and honest
+selection."""
+
+from nas.search.budgets import METRICS, Budget, check_reachable, parse_budget, parse_budgets, violation
+from nas.search.exploration import Front, explore
+from nas.search.forecast import Candidates, Forecast, search_predictions
+from nas.search.nsga2 import NSGA2
+from nas.search.pareto import crowding, hypervolume, pareto_front, pareto_ranks
+from nas.search.protocol import Searcher, Space
+from nas.search.random import RandomSearch
+from nas.search.rounds import Outcome, Plan, Round, search_directly, search_in_rounds
+from nas.search.selection import (
+    Selection,
+    accuracy_se,
+    chance_above,
+    chance_below,
+    combined,
+    holm,
+    select,
+    upper_bound,
+    wilson,
+)
+
+__all__ = [
+    "METRICS",
+    "NSGA2",
+    "Budget",
+    "Candidates",
+    "Forecast",
+    "Front",
+    "Outcome",
+    "Plan",
+    "RandomSearch",
+    "Round",
+    "Searcher",
+    "Selection",
+    "Space",
+    "accuracy_se",
+    "chance_above",
+    "chance_below",
+    "check_reachable",
+    "combined",
+    "crowding",
+    "explore",
+    "holm",
+    "hypervolume",
+    "pareto_front",
+    "pareto_ranks",
+    "parse_budget",
+    "parse_budgets",
+    "search_directly",
+    "search_in_rounds",
+    "search_predictions",
+    "select",
+    "upper_bound",
+    "violation",
+    "wilson",
+]

@@ -1,0 +1,108 @@
+"""`nas.explore`: the search for any objective of the user's own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from nas.arch import Arch
+from nas.errors import InputError
+from nas.search.nsga2 import NSGA2
+from nas.search.pareto import pareto_front
+from nas.search.protocol import Floats, Genotypes, Space, as_losses
+from nas.search.random import RandomSearch
+from nas.search.rounds import Outcome, Plan, search_directly, search_in_rounds
+from nas.search.surrogate import GeneLike, fit_surrogate
+
+SEARCHERS = ("default", "nsga2", "random")
+
+
+class ArchSpace(Space, Protocol):
+    """A space whose rows stand for architectures."""
+
+    @property
+    def genes(self) -> Sequence[GeneLike]:
+        """The columns of a genotype."""
+
+    def decode(self, X: Genotypes) -> list[Arch]:
+        """The architectures of (n, d) rows."""
+
+
+@dataclass(frozen=True)
+class Front:
+    """What a search found: the non-dominated architectures (m) with their losses (m, k), by the first loss; and every
+    loss paid for, `evaluated` (n, k), with its genotypes (n, d), in the order of evaluation."""
+
+    archs: list[Arch]
+    losses: Floats
+    evaluated: Floats
+    genotypes: Genotypes
+
+    def __len__(self) -> int:
+        return len(self.archs)
+
+
+def explore(
+    space: ArchSpace,
+    evaluate: Callable[[list[Arch]], ArrayLike],
+    evaluations: int = 500,
+    searcher: str = "default",
+    seed: int = 0,
+) -> Front:
+    """Search a space for the Pareto front of any objectives.
+
+    evaluate: a list of n architectures -> losses (n, k), all finite, all to be minimised; it is called with batches,
+    never twice with the same architecture, `evaluations` architectures in all (fewer only where the space has no
+    more). searcher: "default" (a Gaussian process a loss, refitted between batches; NSGA-II searches what it
+    predicts), "nsga2" (no model: for cheap evaluations by the ten thousand) or "random". The same seed and losses give
+    the same front.
+
+    Raises InputError for an unknown searcher, and for losses of another shape, NaN or infinite.
+
+        front = nas.explore(space, lambda archs: [[nas.cost(a).macs, my_loss(a)] for a in archs], evaluations=200)
+    """
+    if searcher not in SEARCHERS:
+        raise InputError(f"unknown searcher {searcher!r}, expected one of {', '.join(SEARCHERS)}")
+    if evaluations < 1:
+        raise InputError(f"evaluations is {evaluations}, expected at least 1")
+    if seed < 0:
+        raise InputError(f"seed is {seed}, expected a whole number of at least 0")
+    outcome = _search(space, _of_rows(space, evaluate), evaluations, searcher, seed)
+    front = _front_rows(outcome.values)
+    return Front(space.decode(outcome.X[front]), outcome.values[front], outcome.values, outcome.X)
+
+
+def _search(
+    space: ArchSpace, evaluate: Callable[[Genotypes], Floats], evaluations: int, searcher: str, seed: int
+) -> Outcome:
+    rng = np.random.default_rng(seed)
+    if searcher == "random":
+        return search_directly(space, evaluate, RandomSearch(space, rng), evaluations, batch=50)
+    if searcher == "nsga2":
+        return search_directly(space, evaluate, NSGA2(space, rng), evaluations, batch=50)
+    return search_in_rounds(
+        space, evaluate, lambda X, losses: fit_surrogate(X, losses, space.genes), _plan(evaluations), seed
+    )
+
+
+def _plan(evaluations: int) -> Plan:
+    """A fifth, at most 100, before the first model, then about 20 rounds."""
+    initial = min(100, max(4, evaluations // 5), evaluations)
+    return Plan(evaluations, initial, batch=max(4, -(-evaluations // 25)), candidates=20_000)
+
+
+def _of_rows(space: ArchSpace, evaluate: Callable[[list[Arch]], ArrayLike]) -> Callable[[Genotypes], Floats]:
+    def evaluate_rows(X: Genotypes) -> Floats:
+        return as_losses(evaluate(space.decode(X)), len(X), what="losses from evaluate")
+
+    return evaluate_rows
+
+
+def _front_rows(losses: Floats) -> np.ndarray[tuple[int], np.dtype[np.intp]]:
+    """The front, ordered by the first loss."""
+    front = pareto_front(losses)
+    return front[np.lexsort(losses[front].T[::-1])]

@@ -1,0 +1,181 @@
+"""The loop: predict, search the predictions, pick a batch, evaluate it for real, refit, and again.
+
+It knows neither files nor workers: what it evaluates, fits and predicts with is handed in. All randomness comes from
+the seed and the number of the round, so a run is resumed by repeating it with the recorded evaluations: it asks for
+the same rows in the same order, and pays only for those that are not recorded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from nas.errors import InputError
+from nas.search.distinct import Seen, fresh
+from nas.search.forecast import (
+    GENERATION,
+    Candidates,
+    Forecast,
+    Predict,
+    foresee,
+    inner_nsga2,
+    join,
+    search_predictions,
+)
+from nas.search.ledger import Evaluate, Ledger, Recorded
+from nas.search.pick import best_first, pick_batch
+from nas.search.protocol import Floats, Genotypes, Indices, MakeSearcher, Searcher, Space
+
+Refit = Callable[[Genotypes, Floats], Predict]  # all rows (n, d) evaluated so far and their values (n, m) -> a model
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How many real evaluations in all, how many of them before the first model, and how many a round after that.
+
+    `candidates`: rows predicted each round; `explore`: the share of a batch that goes where the model knows least.
+    """
+
+    evaluations: int
+    initial: int
+    batch: int
+    candidates: int = 100_000
+    explore: float = 0.2
+
+    def __post_init__(self) -> None:
+        if min(self.evaluations, self.initial, self.batch, self.candidates) < 1 or not 0 <= self.explore <= 1:
+            raise InputError(f"{self}: evaluations, initial, batch and candidates are at least 1, explore a share of 1")
+
+
+@dataclass(frozen=True)
+class Round:
+    """One batch of real evaluations: its number (0: the initial one), rows (n, d) and values (n, m)."""
+
+    number: int
+    X: Genotypes
+    values: Floats
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """All rows evaluated (n, d), in the order they were asked, their values (n, m), and the round (n,) each belongs
+    to."""
+
+    X: Genotypes
+    values: Floats
+    round: Indices
+
+
+def search_in_rounds(
+    space: Space,
+    evaluate: Evaluate,
+    refit: Refit,
+    plan: Plan,
+    seed: int,
+    *,
+    recorded: Recorded | None = None,
+    initial: Genotypes | None = None,
+    make_searcher: MakeSearcher | None = None,
+    on_round: Callable[[Round], None] | None = None,
+) -> Outcome:
+    """Run the loop until `plan.evaluations` distinct rows are evaluated, or the space is.
+
+    evaluate: rows (n, d) -> values (n, m), whatever `refit` understands, all finite; it is never called twice for a
+    row. recorded: rows and values of an earlier run, looked up instead of evaluated. initial: rows to begin with;
+    random ones fill up to `plan.initial`. make_searcher: what searches the predictions (None: NSGA-II). on_round: told
+    of every finished batch.
+    """
+    rounds = _Rounds(Ledger(evaluate, recorded), on_round)
+    rounds.add(_initial_rows(space, plan, np.random.default_rng([seed, 0]), initial))
+    leads = space.sample(0, np.random.default_rng(seed))
+    while rounds.evaluated < plan.evaluations:
+        so_far = rounds.outcome()
+        predict = refit(so_far.X, so_far.values)
+        searcher = (make_searcher or inner_nsga2)(space, np.random.default_rng([seed, len(rounds)]))
+        known = foresee(predict, so_far.X)
+        found = _promising(predict, searcher, known, leads, plan.candidates)
+        if not len(found):
+            break
+        chosen = pick_batch(found, known, min(plan.batch, plan.evaluations - len(known)), plan.explore)
+        best = best_first(found)
+        leads = found.X[best[~np.isin(best, chosen)][: GENERATION // 2]]
+        rounds.add(found.X[chosen])
+    return rounds.outcome()
+
+
+def search_directly(
+    space: Space,
+    evaluate: Evaluate,
+    searcher: Searcher,
+    evaluations: int,
+    batch: int,
+    *,
+    recorded: Recorded | None = None,
+    forecast: Callable[[Genotypes, Floats], Forecast] | None = None,
+    on_round: Callable[[Round], None] | None = None,
+) -> Outcome:
+    """Let a searcher ask for real evaluations itself, `batch` at a time: the loop without a model.
+
+    forecast: rows (n, d) and their values (n, m) -> their losses and violation (None: the values are the losses).
+    """
+    rounds = _Rounds(Ledger(evaluate, recorded), on_round)
+    while rounds.evaluated < evaluations:
+        X = searcher.ask(min(batch, evaluations - rounds.evaluated))
+        if not len(X):
+            break
+        values = rounds.add(X)
+        judged = Forecast(values) if forecast is None else forecast(X, values)
+        searcher.tell(X, judged.losses, judged.violation)
+    return rounds.outcome()
+
+
+class _Rounds:
+    """The batches of a run so far."""
+
+    def __init__(self, ledger: Ledger, on_round: Callable[[Round], None] | None) -> None:
+        self._ledger = ledger
+        self._rounds: list[Round] = []
+        self._on_round = on_round
+
+    def __len__(self) -> int:
+        return len(self._rounds)
+
+    @property
+    def evaluated(self) -> int:
+        """How many rows have their values."""
+        return sum(len(batch.X) for batch in self._rounds)
+
+    def add(self, X: Genotypes) -> Floats:
+        """Get the values of a batch, for money or from the record."""
+        values = self._ledger.values(X)
+        self._rounds.append(Round(len(self._rounds), X, values))
+        if self._on_round:
+            self._on_round(self._rounds[-1])
+        return values
+
+    def outcome(self) -> Outcome:
+        """All batches as one."""
+        numbers = np.repeat(np.arange(len(self._rounds)), [len(batch.X) for batch in self._rounds])
+        X, values = ([getattr(batch, name) for batch in self._rounds] for name in ("X", "values"))
+        return Outcome(np.concatenate(X), np.concatenate(values), numbers)
+
+
+def _initial_rows(space: Space, plan: Plan, rng: np.random.Generator, given: Genotypes | None) -> Genotypes:
+    seen, n = Seen(), min(plan.initial, plan.evaluations)
+    start = space.sample(0, rng) if given is None else seen.take_new(given, n)
+    return np.concatenate([start, fresh(space, n - len(start), rng, seen)])
+
+
+def _promising(
+    predict: Predict, searcher: Searcher, known: Candidates, leads: Genotypes, candidates: int
+) -> Candidates:
+    """What a search of the predictions comes to see, from the evaluated rows and the leads of the last round on."""
+    parts = [known.take(np.empty(0, np.intp))]
+    searcher.tell(known.X, known.losses, known.violation)
+    if len(leads):
+        parts.append(foresee(predict, leads))
+        searcher.tell(leads, parts[-1].losses, parts[-1].violation)
+    asked = search_predictions(predict, searcher, candidates)
+    return join(parts if asked is None else [*parts, asked])

@@ -1,0 +1,71 @@
+"""A model of any objective on genotypes, for searches that bring none of their own: a Gaussian process a loss."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+
+from nas.predict.gp import fit_gp, posterior
+from nas.search.forecast import Forecast, Predict
+from nas.search.pareto import crowding, pareto_ranks
+from nas.search.protocol import Floats, Genotypes
+
+MOST_ROWS = 500  # a fit of 500 rows takes about a third of a second; the cost grows with the cube
+_WIDE = 4.0  # losses above 0 that spread by more than this factor are modelled by their logarithm
+
+
+class GeneLike(Protocol):
+    """A column of a genotype: its choices in order."""
+
+    @property
+    def choices(self) -> Sequence[object]:
+        """What the gene's values 0, 1, ... stand for."""
+
+
+def gene_inputs(X: Genotypes, genes: Sequence[GeneLike]) -> Floats:
+    """Genotypes (n, d) as model inputs: each gene's place among its choices, 0 to 1, and one column for each of its
+    values.
+
+    The first lets neighbouring choices share what is known of them, the second lets any choice differ from its
+    neighbours. An inactive gene is 0 in all its columns.
+    """
+    columns = []
+    for column, gene in enumerate(genes):
+        values, count = X[:, column], len(gene.choices)
+        columns.append(np.maximum(values, 0)[:, None] / max(1, count - 1))
+        columns.append((values[:, None] == np.arange(count)) * np.sqrt(0.5))
+    return np.concatenate(columns, axis=1).astype(np.float64)
+
+
+def fit_surrogate(X: Genotypes, losses: Floats, genes: Sequence[GeneLike]) -> Predict:
+    """Model losses (n, k) of rows X (n, d). The forecast is in the scale of the model (standardised, of the logarithm
+    where a loss is positive and wide), which orders rows as the losses do."""
+    rows = _most_useful(losses)
+    inputs = gene_inputs(X[rows], genes)
+    models = []
+    for column in losses.T:
+        values = _flattened(column)[rows]
+        targets = (values - values.mean()) / (float(values.std()) or 1.0)
+        hyper = fit_gp(inputs, targets).hyper
+        models.append(posterior(inputs, targets, np.ones(len(rows)), hyper, np.arange(len(rows))))
+
+    def predict(candidates: Genotypes) -> Forecast:
+        asked = gene_inputs(candidates, genes)
+        return Forecast(np.stack([model(asked) for model in models], axis=1))
+
+    return predict
+
+
+def _flattened(loss: Floats) -> Floats:
+    wide = loss.min() > 0 and loss.max() > _WIDE * loss.min()
+    return np.log(loss) if wide else loss
+
+
+def _most_useful(losses: Floats) -> np.ndarray[tuple[int], np.dtype[np.intp]]:
+    """All rows, or the best MOST_ROWS by rank and crowding."""
+    if len(losses) <= MOST_ROWS:
+        return np.arange(len(losses))
+    ranks = pareto_ranks(losses)
+    return np.lexsort((-crowding(losses, ranks), ranks))[:MOST_ROWS]

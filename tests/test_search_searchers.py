@@ -1,0 +1,183 @@
+"""The contract of every searcher. A new one joins by adding itself to SEARCHERS."""
+
+import json
+
+import numpy as np
+import pytest
+from test_search_bits import Bits, lotz
+
+from nas.errors import InputError
+from nas.search import NSGA2, RandomSearch, hypervolume, pareto_front
+from nas.search.forecast import inner_nsga2
+from nas.space import load_space
+
+SEARCHERS = {
+    "random": (RandomSearch, RandomSearch.from_state),
+    "nsga2": (NSGA2, NSGA2.from_state),
+    "inner nsga2": (inner_nsga2, NSGA2.from_state),
+}
+SPACES = {"bits": lambda: Bits((3, 8, 12)), "digits": lambda: load_space("digits")}
+
+
+def losses_of(X):
+    """Two losses that oppose each other, and a budget that most rows break."""
+    weights = np.arange(1, X.shape[1] + 1)
+    up = (np.maximum(X, 0) * weights).sum(axis=1).astype(float)
+    down = ((9 - X) * weights[::-1]).sum(axis=1).astype(float)
+    return np.stack([up, down], axis=1), np.maximum(0.0, 3 - X[:, -1].astype(float))
+
+
+def run(searcher, generations, n=40):
+    rows = [searcher.ask(0)]
+    for _ in range(generations):
+        X = searcher.ask(n)
+        searcher.tell(X, *losses_of(X))
+        rows.append(X)
+    return np.concatenate(rows)
+
+
+@pytest.mark.parametrize("space_name", SPACES)
+@pytest.mark.parametrize("name", SEARCHERS)
+class TestEverySearcher:
+    @pytest.fixture
+    def space(self, space_name):
+        return SPACES[space_name]()
+
+    @pytest.fixture
+    def start(self, name, space):
+        return lambda seed=0: SEARCHERS[name][0](space, np.random.default_rng(seed))
+
+    @pytest.fixture
+    def restore(self, name, space):
+        return lambda text: SEARCHERS[name][1](space, json.loads(text))
+
+    def test_asks_canonical_rows_and_as_many_as_wanted(self, start, space):
+        searcher = start()
+        for n in (1, 7, 50, 0, 3):
+            X = searcher.ask(n)
+            assert X.dtype == np.int16
+            assert X.shape == (n, len(space.genes))
+            if hasattr(space, "check"):
+                space.check(X)
+            searcher.tell(X, *losses_of(X))
+
+    def test_is_deterministic_by_its_generator(self, start):
+        assert (run(start(3), 12) == run(start(3), 12)).all()
+        assert (run(start(3), 2) != run(start(4), 2)).any()
+
+    def test_never_asks_twice(self, start):
+        X = run(start(), 25)
+        assert len(np.unique(X, axis=0)) == len(X) == 1000
+
+    def test_never_asks_what_it_was_told(self, start, space):
+        told = np.unique(space.sample(300, np.random.default_rng(9)), axis=0)
+        searcher = start()
+        searcher.tell(told, *losses_of(told))
+        known = {row.tobytes() for row in told}
+        assert not known & {row.tobytes() for row in run(searcher, 10)}
+
+    def test_asks_ahead_of_being_told(self, start):
+        searcher = start()
+        batches = [searcher.ask(20) for _ in range(4)]
+        for X in reversed(batches):
+            searcher.tell(X, *losses_of(X))
+        assert len(np.unique(np.concatenate([*batches, searcher.ask(20)]), axis=0)) == 100
+
+    @pytest.mark.parametrize("generations", [0, 1, 8])
+    def test_goes_on_from_its_state(self, start, restore, generations):
+        searcher = start()
+        run(searcher, generations)
+        again = restore(json.dumps(searcher.state()))
+        assert (run(again, 5) == run(searcher, 5)).all()
+
+    def test_goes_on_from_a_state_between_ask_and_tell(self, start, restore):
+        searcher = start()
+        run(searcher, 3)
+        X = searcher.ask(30)
+        again = restore(json.dumps(searcher.state()))
+        for each in (searcher, again):
+            each.tell(X, *losses_of(X))
+        assert (again.ask(30) == searcher.ask(30)).all()
+
+    def test_refuses_the_state_of_another(self, start, restore):
+        with pytest.raises(InputError, match="state of searcher"):
+            restore(json.dumps(start().state() | {"searcher": "something else"}))
+
+    @pytest.mark.parametrize(
+        ("losses", "violation", "expected"),
+        [
+            ([[1.0, np.nan]], [0.0], "row 0, column 1"),
+            ([[1.0, np.inf]], [0.0], "finite"),
+            ([1.0], [0.0], r"expected \(1, "),
+            ([[1.0, 2.0], [1.0, 2.0]], [0.0], r"expected \(1, "),
+            ([[1.0, 2.0]], [-1.0], "violation"),
+            ([[1.0, 2.0]], [0.0, 0.0], "violation"),
+        ],
+    )
+    def test_refuses_what_is_no_loss(self, start, losses, violation, expected):
+        searcher = start()
+        X = searcher.ask(1)
+        with pytest.raises(InputError, match=expected):
+            searcher.tell(X, np.array(losses), np.array(violation))
+
+
+@pytest.mark.parametrize("name", SEARCHERS)
+class TestSmallSpaces:
+    def test_a_space_is_exhausted_exactly(self, name):
+        space = Bits((2, 7))
+        searcher, rows = SEARCHERS[name][0](space, np.random.default_rng(0)), []
+        while len(X := searcher.ask(25)):
+            searcher.tell(X, *losses_of(X))
+            rows.extend(row.tobytes() for row in X)
+        assert len(rows) == len(set(rows)) == space.size
+
+
+def test_nsga2_finds_a_front_known_in_closed_form():
+    space = Bits((16,))
+    searcher, seen = NSGA2(space, np.random.default_rng(0)), []
+    for _ in range(120):
+        X = searcher.ask(50)
+        seen.append(lotz(X[:, 1:]))
+        searcher.tell(X, seen[-1])
+    losses = np.concatenate(seen)  # 6,000 of 65,536 rows
+    front = {tuple(row) for row in losses[pareto_front(losses)]}
+    assert front == {(-ones, -(16.0 - ones)) for ones in range(17)}
+
+
+def test_nsga2_beats_random_search_at_equal_evaluations():
+    space, volumes = load_space("digits"), {}
+    for name, searcher in (("nsga2", NSGA2), ("random", RandomSearch)):
+        asked = run(searcher(space, np.random.default_rng(1)), 25)
+        losses, violation = losses_of(asked)
+        volumes[name] = hypervolume(losses[violation == 0], losses_of(asked)[0].max(axis=0))
+    assert volumes["nsga2"] > volumes["random"]
+
+
+def test_nsga2_moves_into_the_budgets():
+    """Nothing is told that holds, yet what it asks for comes to hold: fewer bits set than one row in 2,000 has."""
+    space = Bits((24,))
+    searcher = NSGA2(space, np.random.default_rng(0))
+    for _ in range(20):
+        X = searcher.ask(50)
+        ones = X[:, 1:].sum(axis=1).astype(float)
+        searcher.tell(X, lotz(X[:, 1:]), np.maximum(0.0, ones - 4))
+    assert np.mean(ones <= 4) > 0.5
+
+
+def test_of_a_row_told_twice_the_last_counts():
+    space = Bits((6,))
+    searcher = NSGA2(space, np.random.default_rng(0))
+    X = searcher.ask(40)
+    searcher.tell(X, np.ones((40, 1)))
+    searcher.tell(X[:1], np.zeros((1, 1)))
+    state = searcher.state()
+    assert len(state["X"]) == 40
+    assert state["X"][0] == X[0].tolist()
+    assert state["losses"][0] == [0.0]
+
+
+def test_the_number_of_losses_may_not_change():
+    searcher = NSGA2(Bits((6,)), np.random.default_rng(0))
+    searcher.tell(searcher.ask(5), np.ones((5, 2)))
+    with pytest.raises(InputError, match=r"expected \(5, 2\)"):
+        searcher.tell(searcher.ask(5), np.ones((5, 3)))
