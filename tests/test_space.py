@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 import nas
 from nas.errors import SpaceError
+from nas.space import space_from_toml
 from nas.space.schema import parse_spec
 
 SHIPPED = ["digits", "vit_cifar", "autoformer_tiny", "autoformer_small", "autoformer_base"]
@@ -221,6 +222,14 @@ def test_a_file_that_is_no_space_is_refused_by_field(edit, message):
     edit(data)
     with pytest.raises(SpaceError, match=message):
         parse_spec(data)
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_the_text_of_a_space_reads_back_as_the_space(name):
+    space = nas.load_space(name, num_classes=7)
+    again = space_from_toml(space.to_toml())
+    assert again.spec == space.spec
+    assert again.digest == space.digest != nas.load_space(name).digest
 
 
 def test_unknown_and_unreadable_files(tmp_path):

@@ -2,6 +2,6 @@
 
 from nas.space.layout import INACTIVE, Gene, Genotypes
 from nas.space.schema import SpaceSpec, StageSpec
-from nas.space.space import SearchSpace, load_space
+from nas.space.space import SearchSpace, load_space, space_from_toml
 
-__all__ = ["INACTIVE", "Gene", "Genotypes", "SearchSpace", "SpaceSpec", "StageSpec", "load_space"]
+__all__ = ["INACTIVE", "Gene", "Genotypes", "SearchSpace", "SpaceSpec", "StageSpec", "load_space", "space_from_toml"]

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import difflib
 import itertools
+import json
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -98,6 +99,31 @@ def parse_spec(data: Mapping[str, Any]) -> SpaceSpec:
         table.done()
     _check(spec)
     return spec
+
+
+def spec_to_toml(spec: SpaceSpec) -> str:
+    """The definition as TOML that `parse_spec` reads back as the same: what runs, tables and checkpoints keep."""
+    stages = [
+        _toml_table("[stages]", {"kind": "transformer"} | {f.name: getattr(stage, f.name) for f in fields(stage)})
+        for stage in spec.stages
+    ]
+    parts = [
+        _toml_table("", {"name": spec.name, "about": spec.about}),
+        _toml_table(
+            "input",
+            {"resolution": spec.resolution, "in_channels": spec.in_channels, "num_classes": spec.num_classes},
+        ),
+        _toml_table("stem", {"kind": "patch", "patch": spec.patch, "class_token": spec.class_token}),
+        *stages,
+        _toml_table("head", {"kind": "pool", "pool": spec.pool}),
+    ]
+    return "\n".join(parts)
+
+
+def _toml_table(name: str, values: Mapping[str, Any]) -> str:
+    head = f"[{name}]\n" if name else ""
+    # JSON writes texts, numbers, truth values and lists of them as TOML does.
+    return head + "".join(f"{key} = {json.dumps(value)}\n" for key, value in values.items())
 
 
 def _stage(table: _Table) -> StageSpec:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import tomllib
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from functools import cached_property
@@ -18,7 +19,7 @@ from nas.cost import Cost, feature_row, totals
 from nas.errors import SpaceError
 from nas.space.counting import Paths
 from nas.space.layout import INACTIVE, Gene, Genotypes, Layout
-from nas.space.schema import SpaceSpec, read_spec
+from nas.space.schema import SpaceSpec, parse_spec, read_spec, spec_to_toml
 from nas.space.tables import FactorTables
 
 SAMPLE_AT_TRIES = 20
@@ -28,6 +29,14 @@ def load_space(name_or_path: str | Path, num_classes: int | None = None) -> Sear
     """A shipped space by name, or one of your own by the path of its TOML file; `num_classes` None: the file's own."""
     spec = read_spec(name_or_path)
     return SearchSpace(spec if num_classes is None else replace(spec, num_classes=num_classes))
+
+
+def space_from_toml(text: str) -> SearchSpace:
+    """The space that the text of a space file defines."""
+    try:
+        return SearchSpace(parse_spec(tomllib.loads(text)))
+    except tomllib.TOMLDecodeError as error:
+        raise SpaceError(f"the definition of the search space is not TOML: {error}") from None
 
 
 class SearchSpace:
@@ -70,6 +79,10 @@ class SearchSpace:
         """12 hex digits that change with anything but name and description: what a supernet or table was made for."""
         facts = {k: v for k, v in asdict(self.spec).items() if k not in ("name", "about")}
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:12]
+
+    def to_toml(self) -> str:
+        """The whole definition as the text of a space file; `space_from_toml` reads it back as an equal space."""
+        return spec_to_toml(self.spec)
 
     @property
     def size(self) -> int:
