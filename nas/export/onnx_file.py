@@ -45,6 +45,9 @@ def export_onnx(network: nn.Module, arch: Arch, path: str | Path) -> Exported:
     class count. Raises `ExportError`, leaving nothing at `path`, where the logits differ from torch's by more than
     1e-5 x max(1, max |logit|) on random images, or where the file cannot be written.
     """
+    path = Path(path)
+    if not path.parent.is_dir():
+        raise ExportError(f"{path} was not written: there is no folder {path.parent}; make it, or choose another place")
     network = copy.deepcopy(network).cpu().float().eval()
     data = _lower(network, arch).SerializeToString()
     difference, allowed = _difference(network, arch, data)
@@ -53,8 +56,8 @@ def export_onnx(network: nn.Module, arch: Arch, path: str | Path) -> Exported:
             f"{path} was not written: the exported logits of {arch.id} differ from torch's by {difference:.2g}, "
             f"expected at most {allowed:.2g}"
         )
-    _write(Path(path), data)
-    return Exported(Path(path), "onnx", difference, len(data))
+    _write(path, data)
+    return Exported(path, "onnx", difference, len(data))
 
 
 def _lower(network: nn.Module, arch: Arch) -> ModelProto:
@@ -139,18 +142,12 @@ def _write(path: Path, data: bytes) -> None:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(name, 0o666 & ~_umask())  # a temporary file is private, an exported model is meant to be passed on
+        os.chmod(name, 0o644)  # a temporary file is private, an exported model is meant to be passed on
         os.replace(name, path)
     except OSError as error:
         if name is not None:
             Path(name).unlink(missing_ok=True)
         raise ExportError(f"{path} could not be written: {error.strerror or error}; choose another place") from None
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 @contextmanager

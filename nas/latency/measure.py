@@ -27,7 +27,7 @@ from nas.latency.runtimes import Subject
 from nas.latency.target import Target
 
 CHUNK = 16  # networks measured together, and
-CHUNK_MIB = 2048  # memory they may take together: all of them are loaded at once
+CHUNK_MIB = 1024  # weights and activations they may have together; a runtime keeps about twice that
 PREPARE_S = 0.05  # per network, beside
 PREPARE_S_PER_MIB = 0.004  # drawing random weights and optimising the graph
 
@@ -110,9 +110,15 @@ def measure_archs(
     order = rng.permutation(len(archs)).tolist()
     for positions in _chunks([archs[i] for i in order], chunk):
         chosen = [order[position] for position in positions]
-        runners = [target.spec.prepare(archs[i], target) for i in chosen]
         session = measure_rounds(
-            runners, anchor, rng=rng, effort=effort, accept=_near(reference_ms), say=say, clock=clock
+            # No name of its own: what was loaded is to be gone before the next chunk is.
+            [target.spec.prepare(archs[i], target) for i in chosen],
+            anchor,
+            rng=rng,
+            effort=effort,
+            accept=_near(reference_ms),
+            say=say,
+            clock=clock,
         )
         here_ms = reference_ms or session.anchor.median_ms
         if not session.disturbed:

@@ -138,8 +138,7 @@ class TableWriter:
         if measurement.session not in self._sessions:
             self._guard(lambda: _append_line(self.path / SESSIONS, _session_line(measurement.session)))
             self._sessions.add(measurement.session)
-        self._guard(lambda: _append_line(self.path / SAMPLES, json.dumps(sample, allow_nan=False) + "\n"))
-        self._guard(lambda: _append_line(self.path / ROWS, csv_line(cells)))
+        self._guard(lambda: self._append_both(json.dumps(sample, allow_nan=False) + "\n", csv_line(cells)))
         self._rows[arch_id] = from_cells(cells)
 
     def _begin(self, header: dict[str, Any]) -> None:
@@ -151,6 +150,16 @@ class TableWriter:
             raise RunError(f"{self.path} holds {ROWS} but no {HEADER}; choose another folder")
         write_whole(self.path / "README.md", readme(header))
         write_whole(self.path / HEADER, to_toml(header))
+
+    def _append_both(self, sample: str, cells: str) -> None:
+        file = self.path / SAMPLES
+        end = file.stat().st_size if file.exists() else 0
+        _append_line(file, sample)
+        try:
+            _append_line(self.path / ROWS, cells)
+        except OSError:
+            os.truncate(file, end)
+            raise
 
     def _resume(self) -> tuple[list[dict[str, Any]], tuple[str, ...]]:
         samples, torn = self._repair_samples()
