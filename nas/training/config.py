@@ -1,0 +1,108 @@
+"""What a training run is asked for, and what it was decided to be."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal
+
+from nas.data import Data
+from nas.errors import InputError, RunError
+from nas.space import SearchSpace
+
+Precision = Literal["auto", "fp32", "bf16"]
+
+_SMALL_SET = 10_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """Everything that decides the weights, beside space and data. Exactly one of steps, epochs and minutes is set.
+
+    `warmup` is a share of the steps; `ema` a decay (None: an average over the last 2 % of the steps); `clip_norm` the
+    greatest global norm of a gradient."""
+
+    sampler: str
+    batch_size: int
+    steps: int | None = None
+    epochs: float | None = None
+    minutes: float | None = None
+    subnets_per_step: int = 3
+    lr: float = 1e-3
+    warmup: float = 0.05
+    weight_decay: float = 0.05
+    label_smoothing: float = 0.0
+    mixup: float = 0.0
+    ema: float | None = None
+    clip_norm: float = 1.0
+    precision: Precision = "auto"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        given = [name for name in ("steps", "epochs", "minutes") if getattr(self, name) is not None]
+        if len(given) != 1:
+            have = " and ".join(given) or "nothing"
+            raise InputError(f"the length of training is given by {have}, expected one of steps, epochs, minutes")
+        for name, (low, high) in _RANGES.items():
+            value = getattr(self, name)
+            if value is not None and not (math.isfinite(value) and low <= value <= high):
+                raise InputError(f"{name} is {value}, expected {low:g} to {high:g}")
+        if self.precision not in ("auto", "fp32", "bf16"):
+            raise InputError(f"precision is {self.precision!r}, expected auto, fp32 or bf16")
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
+
+
+_RANGES: dict[str, tuple[float, float]] = {
+    "batch_size": (1, 2**20),
+    "steps": (1, 2**40),
+    "epochs": (1e-6, 1e6),
+    "minutes": (1e-3, 1e6),
+    "subnets_per_step": (1, 64),
+    "lr": (0, 10),
+    "warmup": (0, 1),
+    "weight_decay": (0, 10),
+    "label_smoothing": (0, 0.999),
+    "mixup": (0, 100),
+    "ema": (0, 0.999999),
+    "clip_norm": (1e-6, 1e6),
+    "seed": (0, 2**31 - 1),
+}
+
+
+def recipe(data: Data) -> dict[str, Any]:
+    """Defaults by the size of the train split: a few thousand images want many small steps and nothing smoothed (on
+    scikit-learn's digits about 75 seconds of one core); more want larger batches and 30 epochs."""
+    if len(data.train) < _SMALL_SET:
+        return {"batch_size": 64, "steps": 1000, "lr": 2e-3}
+    return {"batch_size": 128, "epochs": 30.0, "lr": 1e-3, "label_smoothing": 0.1}
+
+
+def make_config(data: Data, **asked: Any) -> TrainConfig:
+    """The recipe for `data`, with everything that is asked for (not None) in its place."""
+    asked = {name: value for name, value in asked.items() if value is not None}
+    chosen = recipe(data)
+    if {"steps", "epochs", "minutes"} & asked.keys():
+        chosen = {name: value for name, value in chosen.items() if name not in ("steps", "epochs")}
+    return TrainConfig(**{"sampler": "complexity"} | chosen | asked)
+
+
+def check_fits(space: SearchSpace, data: Data) -> None:
+    """Raises `InputError` unless the images and classes of `data` are those of `space`."""
+    for name in ("resolution", "in_channels", "num_classes"):
+        have, want = getattr(data, name), getattr(space, name)
+        if have != want:
+            raise InputError(f"{data.spec} has {name} {have}, space {space.name!r} expects {want}; make them match")
+
+
+def check_same(saved: dict[str, Any], config: TrainConfig, where: str) -> None:
+    """Raises `RunError` naming the first option that differs from what training was begun with."""
+    for field in fields(config):
+        asked = getattr(config, field.name)
+        if field.name not in saved or saved[field.name] != asked:
+            raise RunError(
+                f"{where} was begun with {field.name}={saved.get(field.name)}, asked for {asked}; "
+                "repeat the options it was begun with, or give another --out"
+            )

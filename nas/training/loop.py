@@ -1,0 +1,361 @@
+"""Training a supernet: the one loop, and what goes before and after it.
+
+Everything random in a step is a function of (seed, step), or of the sampler's explicit state; that, the weights, their
+moving average and the optimiser's moments make a checkpoint, and going on from one is exact: on a CPU with the same
+number of threads, training interrupted anywhere ends with the same bits as training that was not.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from nas.data import Data
+from nas.errors import RunError
+from nas.space import SearchSpace
+from nas.training import checkpoint as files
+from nas.training.config import Precision, TrainConfig, check_fits, check_same, make_config
+from nas.training.evaluate import evaluate
+from nas.training.optimise import Learner, average_decay, learning_rate, new_learner
+from nas.training.plan import Plan, make_plan
+from nas.training.samplers import Sampler, SamplerFactory, make_sampler
+from nas.training.step import Batches, Watch, gradients
+
+LOG = "train.jsonl"
+_LOG_LINES = 1000
+_CHECK_EVERY_CUDA = 50
+_SAVE_SHARE = 20  # a checkpoint at most every 20 times as long as it takes to write: 5 % of the time
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far training is. `images_per_second` counts each image once, however many subnets saw it; `loss` is the mean
+    over the steps since the last report; `level` the cost level of the latest step, where the sampler has levels."""
+
+    step: int
+    steps: int
+    loss: float
+    level: int | None
+    lr: float
+    steps_per_second: float
+    images_per_second: float
+    eta_s: float
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A finished training: files, how long it took over all sittings, accuracy on the search split."""
+
+    directory: Path
+    checkpoint: Path
+    supernet: Path
+    digest: str
+    steps: int
+    seconds: float
+    images_per_second: float
+    accuracy: dict[str, float]
+
+
+def estimate(
+    space: SearchSpace, data: Data, *, sampler: str | SamplerFactory = "complexity", device: str = "cpu", **options: Any
+) -> Plan:
+    """What `train` with these options would do and cost: steps, seconds, MACs, disk. Takes about 5 seconds to find out.
+    Hand it to `train` as `plan`, or it will find out again."""
+    check_fits(space, data)
+    config = make_config(data, sampler=_name(sampler), **options)
+    return make_plan(space, data, config, _make(sampler, space, config), torch.device(device))
+
+
+def train(
+    space: SearchSpace,
+    data: Data,
+    out: str | Path,
+    *,
+    sampler: str | SamplerFactory = "complexity",
+    steps: int | None = None,
+    epochs: float | None = None,
+    minutes: float | None = None,
+    batch_size: int | None = None,
+    subnets_per_step: int | None = None,
+    lr: float | None = None,
+    warmup: float | None = None,
+    weight_decay: float | None = None,
+    label_smoothing: float | None = None,
+    mixup: float | None = None,
+    ema: float | None = None,
+    clip_norm: float | None = None,
+    precision: Precision = "auto",
+    seed: int = 0,
+    device: str = "cpu",
+    plan: Plan | None = None,
+    announce: Callable[[Plan, int], None] = lambda plan, done: None,
+    progress: Callable[[Progress], None] = lambda now: None,
+    checkpoint_every_s: float = 30.0,
+) -> Trained:
+    """Trains the supernet of `space` into the folder `out`; None takes the recipe's value for data of this size.
+
+    Each step draws `subnets_per_step` architectures, averages their losses on one batch and updates once. `sampler` is
+    `complexity`, `uniform`, `sandwich`, or a function (space, subnets, seed) -> Sampler. `minutes` is turned into steps
+    before the first one (see `Plan`). `warmup` is a share of the steps. `announce` hears the plan and the steps already
+    done before training starts, `progress` how it goes.
+
+    Repeating a call goes on from the last checkpoint, or returns at once where training was finished. Leaves
+    `supernet.safetensors` (the moving average: what search inherits), `checkpoint.safetensors` (all that going on
+    needs), `train.jsonl`, and `train.json`, written last.
+
+    Raises `InputError` for options or data that do not fit, `RunError` for an `out` that belongs to another training,
+    `TrainError` where the loss is not finite or the disk is full."""
+    check_fits(space, data)
+    config = make_config(
+        data, sampler=_name(sampler), steps=steps, epochs=epochs, minutes=minutes, batch_size=batch_size,
+        subnets_per_step=subnets_per_step, lr=lr, warmup=warmup, weight_decay=weight_decay, mixup=mixup,
+        label_smoothing=label_smoothing, ema=ema, clip_norm=clip_norm, precision=precision, seed=seed,
+    )  # fmt: skip
+    folder = Path(out)
+    with files.writing(folder):
+        if (folder / files.MANIFEST).exists():
+            return _finished(folder, space, data, config)
+        session = _begin(folder, space, data, config, sampler, plan, torch.device(device))
+        announce(session.plan, session.step)
+        _run(session, progress, checkpoint_every_s)
+        return _finish(session)
+
+
+@dataclass
+class _Session:
+    """One sitting at one training."""
+
+    folder: Path
+    space: SearchSpace
+    data: Data
+    config: TrainConfig
+    plan: Plan
+    learner: Learner
+    sampler: Sampler
+    device: torch.device
+    step: int = 0  # steps finished
+    seconds: float = 0.0  # in all sittings
+
+    def save(self) -> None:
+        meta = _meta(self.space, self.data, self.config, self.plan)
+        meta |= {"step": self.step, "seconds": self.seconds, "sampler": self.sampler.state()}
+        files.save(self.folder / files.CHECKPOINT, "checkpoint", self.learner.tensors(), meta)
+
+
+def _run(session: _Session, progress: Callable[[Progress], None], checkpoint_every_s: float) -> None:
+    """From the session's step to the plan's last."""
+    config, plan, learner, device = session.config, session.plan, session.learner, session.device
+    batches = Batches(session.data, config, device)
+    watch = Watch(session.folder / files.CHECKPOINT, session.step)
+    weights = list(learner.net.parameters())
+    check_every = _CHECK_EVERY_CUDA if device.type == "cuda" else 1
+    log_every = max(1, plan.steps // _LOG_LINES)
+    clock = _Clock(session, checkpoint_every_s)
+    with (session.folder / LOG).open("a") as log:
+        for step in range(session.step, plan.steps):
+            draw = session.sampler.step(step)
+            images, targets = batches(step)
+            losses = gradients(
+                learner.net, draw.archs, images, targets,
+                smoothing=config.label_smoothing, bf16=plan.precision == "bf16",
+            )  # fmt: skip
+            norm = torch.nn.utils.clip_grad_norm_(weights, config.clip_norm)
+            watch.add(step, draw, losses, norm)
+            if (step + 1) % check_every == 0:
+                watch.check()
+            lr = learning_rate(step, plan.steps, config)
+            learner.update(lr, average_decay(step, plan.steps, config))
+            session.step = step + 1
+            if session.step % log_every == 0 or session.step == plan.steps:
+                watch.check()
+                now = clock.progress(watch.take_mean(), draw.level, lr)
+                log.write(json.dumps(_log_line(now, session.seconds)) + "\n")
+                log.flush()
+                progress(now)
+            if clock.save_due():
+                watch.check()
+                clock.save()
+                watch.last_good = session.step
+        watch.check()
+    session.seconds = clock.seconds()
+
+
+class _Clock:
+    """Times of this sitting: rates, what is left, when a checkpoint is due. Decides nothing about the weights."""
+
+    def __init__(self, session: _Session, checkpoint_every_s: float) -> None:
+        self._session, self._every_s = session, checkpoint_every_s
+        self._first_step, self._before_s = session.step, session.seconds
+        self._begun = self._saved = time.perf_counter()
+
+    def seconds(self) -> float:
+        """Of all sittings."""
+        return self._before_s + time.perf_counter() - self._begun
+
+    def progress(self, loss: float, level: int | None, lr: float) -> Progress:
+        session = self._session
+        session.seconds = self.seconds()
+        rate = (session.step - self._first_step) / (session.seconds - self._before_s)
+        return Progress(
+            step=session.step,
+            steps=session.plan.steps,
+            loss=loss,
+            level=level,
+            lr=lr,
+            steps_per_second=rate,
+            images_per_second=rate * session.config.batch_size,
+            eta_s=(session.plan.steps - session.step) / rate,
+        )
+
+    def save_due(self) -> bool:
+        return time.perf_counter() - self._saved >= self._every_s or self._session.step == self._session.plan.steps
+
+    def save(self) -> None:
+        before = time.perf_counter()
+        self._session.seconds = self.seconds()
+        self._session.save()
+        self._saved = time.perf_counter()
+        if self._every_s:
+            self._every_s = max(self._every_s, _SAVE_SHARE * (self._saved - before))
+
+
+def _begin(
+    folder: Path,
+    space: SearchSpace,
+    data: Data,
+    config: TrainConfig,
+    sampler: str | SamplerFactory,
+    plan: Plan | None,
+    device: torch.device,
+) -> _Session:
+    """A session at the last checkpoint, or at step 0 with a plan and a checkpoint that keeps it."""
+    path = folder / files.CHECKPOINT
+    if not path.exists():
+        plan = plan or make_plan(space, data, config, _make(sampler, space, config), device)
+        _check_disk(folder, plan)
+        learner = new_learner(space, config, device)
+        session = _Session(folder, space, data, config, plan, learner, _make(sampler, space, config), device)
+        _cut_log(folder / LOG, 0)
+        session.save()
+        return session
+    tensors, meta = files.load(path, "checkpoint")
+    _check_meta(meta, space, data, config, path)
+    plan = Plan(**meta["plan"])
+    learner = new_learner(space, config, device)
+    learner.restore(tensors)
+    session = _Session(folder, space, data, config, plan, learner, _make(sampler, space, config), device)
+    session.sampler.load_state(meta["sampler"])
+    session.step, session.seconds = meta["step"], meta["seconds"]
+    _cut_log(folder / LOG, session.step)
+    return session
+
+
+def _finish(session: _Session) -> Trained:
+    """The moving average as the supernet, its ends evaluated, and the manifest that says it is complete."""
+    meta = _meta(session.space, session.data, session.config, session.plan)
+    files.save(session.folder / files.SUPERNET, "supernet", _averaged(session.learner), meta)
+    space, net, info = files.load_supernet(session.folder)
+    ends = evaluate(
+        net.to(session.device), [space.smallest, space.largest], session.data.search, normalise=session.data.normalise
+    )
+    manifest = meta | {
+        "digest": info.digest,
+        "seconds": session.seconds,
+        "images_per_second": session.plan.steps * session.config.batch_size / session.seconds,
+        "accuracy": dict(zip(("smallest", "largest"), (end.accuracy for end in ends), strict=True)),
+        "torch": torch.__version__,
+        "device": str(session.device),
+    }
+    files.write_whole(session.folder / files.MANIFEST, (json.dumps(manifest, indent=1) + "\n").encode())
+    return _trained(session.folder, manifest)
+
+
+def _finished(folder: Path, space: SearchSpace, data: Data, config: TrainConfig) -> Trained:
+    path = folder / files.MANIFEST
+    try:
+        manifest = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise RunError(f"{path} cannot be read ({error}); train into another --out") from None
+    _check_meta(manifest, space, data, config, path)
+    return _trained(folder, manifest)
+
+
+def _trained(folder: Path, manifest: dict[str, Any]) -> Trained:
+    return Trained(
+        directory=folder,
+        checkpoint=folder / files.CHECKPOINT,
+        supernet=folder / files.SUPERNET,
+        digest=manifest["digest"],
+        steps=manifest["plan"]["steps"],
+        seconds=manifest["seconds"],
+        images_per_second=manifest["images_per_second"],
+        accuracy=manifest["accuracy"],
+    )
+
+
+def _averaged(learner: Learner) -> files.Tensors:
+    buffers = dict(learner.net.named_buffers())
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in (learner.average | buffers).items()}
+
+
+def _meta(space: SearchSpace, data: Data, config: TrainConfig, plan: Plan) -> dict[str, Any]:
+    normal = data.normalise
+    about = {"spec": data.spec, "hashes": data.hashes, "mean": normal.mean, "std": normal.std}
+    about["class_names"] = data.class_names
+    return {"space": files.space_meta(space), "data": about, "config": config.to_dict(), "plan": plan.to_dict()}
+
+
+def _check_meta(meta: dict[str, Any], space: SearchSpace, data: Data, config: TrainConfig, where: Path) -> None:
+    files.check_space(meta, space, where)
+    if meta["data"]["hashes"] != data.hashes:
+        raise RunError(f"{where} is of other data ({meta['data']['spec']}, now changed or another); give another --out")
+    check_same(meta["config"], config, str(where))
+
+
+def _check_disk(folder: Path, plan: Plan) -> None:
+    free = shutil.disk_usage(folder).free / 2**20
+    if free < plan.disk_mib:
+        raise RunError(f"training needs {plan.disk_mib:.0f} MiB in {folder}, {free:.0f} are free; give another --out")
+
+
+def _cut_log(path: Path, step: int) -> None:
+    """Keeps the lines up to `step`: what was logged after the last checkpoint will be logged again."""
+    kept = []
+    if path.exists():
+        for line in path.read_text(errors="replace").splitlines():
+            with contextlib.suppress(ValueError, KeyError, TypeError):
+                if json.loads(line)["step"] <= step:
+                    kept.append(line + "\n")
+    files.write_whole(path, "".join(kept).encode())
+
+
+def _log_line(now: Progress, seconds: float) -> dict[str, Any]:
+    return {
+        "step": now.step,
+        "loss": now.loss,
+        "level": now.level,
+        "lr": now.lr,
+        "images_per_second": round(now.images_per_second, 1),
+        "seconds": round(seconds, 2),
+    }
+
+
+def _name(sampler: str | SamplerFactory) -> str:
+    return sampler if isinstance(sampler, str) else getattr(sampler, "__name__", type(sampler).__name__)
+
+
+def _make(sampler: str | SamplerFactory, space: SearchSpace, config: TrainConfig) -> Sampler:
+    if isinstance(sampler, str):
+        return make_sampler(sampler, space, config.subnets_per_step, config.seed)
+    return sampler(space, config.subnets_per_step, config.seed)
+
+
+

@@ -1,0 +1,99 @@
+"""The parts of one training step: its batch, its gradients, the watch over both."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from nas.arch import Arch
+from nas.data import BatchOrder, Data, augmentation_for, mixup
+from nas.errors import TrainError
+from nas.model import Supernet
+from nas.training.config import TrainConfig
+from nas.training.samplers import Draw
+
+_MIXUP_STREAM = 1  # beside the architectures' streams, which have keys of their own
+
+
+class Batches:
+    """The batch of a step, a pure function of (seed, step): normalised images (B, C, H, W), and class indices (B,) or,
+    with mixup, class shares (B, K)."""
+
+    def __init__(self, data: Data, config: TrainConfig, device: torch.device) -> None:
+        self._images, self._labels = data.train.images.to(device), data.train.labels.to(device)
+        self._order = BatchOrder(len(data.train), config.batch_size, config.seed)
+        self._augment, self._normalise = augmentation_for(data), data.normalise
+        self._classes, self._config = data.num_classes, config
+
+    def __call__(self, step: int) -> tuple[Tensor, Tensor]:
+        rows, epochs = self._order.batch(step)
+        index = torch.from_numpy(rows).to(self._images.device)
+        images = self._normalise(self._augment(self._images[index], self._config.seed, epochs, rows))
+        targets = self._labels[index]
+        if not self._config.mixup:
+            return images, targets
+        rng = np.random.default_rng([self._config.seed, step, _MIXUP_STREAM])
+        return mixup(images, F.one_hot(targets, self._classes).float(), self._config.mixup, rng)
+
+
+def gradients(
+    net: Supernet, archs: tuple[Arch, ...], images: Tensor, targets: Tensor, *, smoothing: float, bf16: bool
+) -> Tensor:
+    """Adds to the weights' gradients that of the loss averaged over `archs`; returns their losses (k,).
+
+    One subnet at a time, so that memory holds the activations of one."""
+    losses = []
+    for arch in archs:
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=bf16):
+            logits = net(images, arch)
+        loss = F.cross_entropy(logits.float(), targets, label_smoothing=smoothing)
+        (loss / len(archs)).backward()  # type: ignore[no-untyped-call]
+        losses.append(loss.detach())
+    return torch.stack(losses)
+
+
+@dataclass
+class Watch:
+    """Sees to it that losses and gradients are finite, without waiting for an accelerator each step: `add` keeps them
+    where they are, `check` looks at all since the last check. `take_mean` is the mean loss since its last call."""
+
+    checkpoint: Path
+    last_good: int
+    _pending: list[tuple[int, Draw, Tensor]] = field(default_factory=list)
+    _losses: list[float] = field(default_factory=list)
+
+    def add(self, step: int, draw: Draw, losses: Tensor, norm: Tensor) -> None:
+        """Losses (k,) and gradient norm () of a step."""
+        self._pending.append((step, draw, torch.cat([losses, norm.reshape(1)])))
+
+    def check(self) -> None:
+        """Raises `TrainError` naming the first step and architecture whose loss, or whose gradient, is not finite."""
+        if not self._pending:
+            return
+        values = torch.stack([row for _, _, row in self._pending]).tolist()
+        for (step, draw, _), (*losses, norm) in zip(self._pending, values, strict=True):
+            for arch, loss in zip(draw.archs, losses, strict=True):
+                if not math.isfinite(loss):
+                    self._stop(step, f"the loss of architecture {arch.id} is {loss}")
+            if not math.isfinite(norm):
+                self._stop(step, f"the gradient of architectures {', '.join(arch.id for arch in draw.archs)} is {norm}")
+            self._losses.append(sum(losses) / len(losses))
+        self._pending.clear()
+
+    def take_mean(self) -> float:
+        """Mean loss of the checked steps since the last call."""
+        mean = sum(self._losses) / max(len(self._losses), 1)
+        self._losses.clear()
+        return mean
+
+    def _stop(self, step: int, what: str) -> None:
+        raise TrainError(
+            f"step {step}: {what}; training stopped; the last good checkpoint is {self.checkpoint} "
+            f"(step {self.last_good}); train into another --out with a smaller learning rate"
+        )
