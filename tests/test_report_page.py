@@ -274,7 +274,7 @@ def test_a_front_with_little_known_about_it_is_shown(tmp_path, rows, said):
 
 def test_a_row_over_its_budget_is_called_so(tmp_path):
     path = make_run(tmp_path / "run")
-    with RunDir(path, load_run(path).inputs) as run:
+    with RunDir.reopen(path) as run:
         slow = run.measurements()[-1] | {"arch": load_run(path).front["id"][0], "phase": "verify", "latency_ms": 9.0}
         run.record_measurement(slow)
     texts = Page(page_of(path)).texts

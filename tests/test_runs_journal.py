@@ -200,9 +200,9 @@ with RunDir(sys.argv[1], {"seed": 0}) as run:
 
 
 def test_sigkill_loses_nothing_acknowledged_and_repeats_nothing(tmp_path):
-    """A real writer, killed at six random moments, each time resumed by the same command."""
+    """A real writer, killed at ten random moments, each time resumed by the same command."""
     delays, recorded = random.Random(7), -1
-    for _ in range(6):
+    for _ in range(10):
         with subprocess.Popen(
             [sys.executable, "-c", APPENDER, str(tmp_path)], stdout=subprocess.PIPE, text=True
         ) as writer:

@@ -109,6 +109,18 @@ def test_an_architecture_is_evaluated_once_per_split_precision_and_weights(tmp_p
     assert len(load_run(tmp_path).evaluations) == 4
 
 
+def test_a_later_verb_writes_on_with_the_inputs_there_are(tmp_path):
+    with pytest.raises(RunError, match="holds no run"):
+        RunDir.reopen(tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    with RunDir(tmp_path / "run", INPUTS):
+        pass
+    with RunDir.reopen(tmp_path / "run", FACTS) as run:
+        assert run.inputs == INPUTS
+        run.record_measurement(measurement("a" * 12, phase="verify"))
+    assert load_run(tmp_path / "run").sessions[1]["facts"] == FACTS
+
+
 def test_a_replayed_round_stays_as_it_was(tmp_path):
     with RunDir(tmp_path, INPUTS) as run:
         run.record_round({"round": 0, "hypervolume": 0.5})

@@ -49,6 +49,11 @@ class RunDir:
         self._evaluated = {evaluation_key(row) for row in self.evaluations()}
         self._rounds = {row["round"] for row in self.rounds()}
 
+    @classmethod
+    def reopen(cls, path: str | Path, facts: Mapping[str, Any] | None = None) -> RunDir:
+        """Write on in a run that exists, with the inputs it has: for verbs such as verify, that begin no run."""
+        return cls(path, read_header(Path(path))["inputs"], facts)
+
     def _begin(self) -> bool:
         header = self.path / "run.json"
         sweep(self.path)
