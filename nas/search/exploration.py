@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -83,7 +84,8 @@ def _search(
     if searcher == "random":
         return search_directly(space, evaluate, RandomSearch(space, rng), evaluations, batch=50)
     if searcher == "nsga2":
-        return search_directly(space, evaluate, NSGA2(space, rng), evaluations, batch=50)
+        population = min(400, max(16, math.isqrt(evaluations)))  # small while evaluations are few: more generations
+        return search_directly(space, evaluate, NSGA2(space, rng, population), evaluations, batch=population)
     return search_in_rounds(
         space, evaluate, lambda X, losses: fit_surrogate(X, losses, space.genes), _plan(evaluations), seed
     )
@@ -92,7 +94,7 @@ def _search(
 def _plan(evaluations: int) -> Plan:
     """A fifth, at most 100, before the first model, then about 20 rounds."""
     initial = min(100, max(4, evaluations // 5), evaluations)
-    return Plan(evaluations, initial, batch=max(4, -(-evaluations // 25)), candidates=20_000)
+    return Plan(evaluations, initial, batch=max(4, -(-evaluations // 25)), candidates=10_000)
 
 
 def _of_rows(space: ArchSpace, evaluate: Callable[[list[Arch]], ArrayLike]) -> Callable[[Genotypes], Floats]:

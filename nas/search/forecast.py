@@ -71,8 +71,5 @@ def search_predictions(predict: Predict, searcher: Searcher, candidates: int) ->
 
 
 def inner_nsga2(space: Space, rng: np.random.Generator) -> NSGA2:
-    """NSGA-II for tens of thousands of candidates: a large population, half of the offspring with one parent.
-
-    The best of 30 settings at 10^5 candidates on one instance of the problem in benchmarks/search_speed.py.
-    """
-    return NSGA2(space, rng, population=GENERATION, cross_rate=0.5)
+    """NSGA-II with a population for tens of thousands of candidates."""
+    return NSGA2(space, rng, population=GENERATION)

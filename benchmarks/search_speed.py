@@ -1,0 +1,236 @@
+"""How fast predictions are searched, and how well: ours against pymoo's and Optuna's NSGA-II at equal numbers.
+
+    python benchmarks/search_speed.py                      # 10^5 candidates, Optuna too (minutes)
+    python benchmarks/search_speed.py --optuna 20000       # fewer for Optuna, and ours at as many beside it
+    python benchmarks/search_speed.py --out results/search_speed.json
+
+Problem: 30 genes of 4 choices in a chain; the error is a sum of one term a gene and one term a pair of neighbours, and
+so is the (whole-number) cost. Dynamic programming over the chain gives its exact front, so hypervolumes are shares of the
+best possible. Our searcher was chosen on instances 0, 10, 11 and 12, pymoo's population (the best of 50, 100, 200 and
+400: 400) on instance 0; instances 1 to 3 are reported. REFERENCE lies a tenth of the exact front's range beyond its
+worst losses and is fixed here. Optuna runs with its defaults. The last row searches the shipped space `vit_cifar` with
+cost as objectives: time only.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import numpy as np
+
+from nas.search import Forecast, hypervolume, pareto_front, search_predictions
+from nas.search.forecast import inner_nsga2
+from nas.space import load_space
+
+GENES, CHOICES = 30, 4
+INSTANCES = (1, 2, 3)
+REFERENCE = {0: (38.623, 478.6), 1: (41.896, 598.8), 2: (46.853, 622.6), 3: (78.032, 629.8)}
+PYMOO_POPULATION = 400
+
+
+class Chain:
+    """The problem; as a search space, (n, 30) rows of 0 to 3."""
+
+    size = CHOICES**GENES
+
+    def __init__(self, seed: int) -> None:
+        rng = np.random.default_rng(seed)
+        level = np.arange(CHOICES) / (CHOICES - 1)
+        gain = rng.lognormal(0, 1, (GENES, 1))
+        power = rng.uniform(0.3, 1.5, (GENES, 1))
+        self.error = gain * (1 - level**power)
+        scale = 0.5 * np.sqrt(gain[1:] * gain[:-1])[:, :, None]
+        self.error_of_pair = rng.normal(0, 1, (GENES - 1, CHOICES, CHOICES)) * scale
+        self.price = rng.integers(2, 12, (GENES, 1)) * np.arange(CHOICES)
+        self.price_of_pair = rng.integers(0, 8, (GENES - 1, CHOICES, CHOICES))
+        self.gene, self.pair = np.arange(GENES), np.arange(GENES - 1)
+
+    def losses(self, X: np.ndarray) -> np.ndarray:
+        """(n, d) rows -> (n, 2) errors and costs."""
+        error = self.error[self.gene, X].sum(1) + self.error_of_pair[self.pair, X[:, :-1], X[:, 1:]].sum(1)
+        cost = self.price[self.gene, X].sum(1) + self.price_of_pair[self.pair, X[:, :-1], X[:, 1:]].sum(1)
+        return np.stack([error, cost.astype(float)], axis=1)
+
+    def front(self) -> np.ndarray:
+        """The exact front (m, 2): the least error for every cost, gene by gene, for each value of the last gene."""
+        costs = int(self.price.max(1).sum() + self.price_of_pair.max((1, 2)).sum()) + 1
+        best = np.full((CHOICES, costs), np.inf)
+        best[np.arange(CHOICES), self.price[0]] = self.error[0]
+        for gene in range(1, GENES):
+            following = np.full_like(best, np.inf)
+            for left in range(CHOICES):
+                for right in range(CHOICES):
+                    step = self.price[gene, right] + self.price_of_pair[gene - 1, left, right]
+                    error = self.error[gene, right] + self.error_of_pair[gene - 1, left, right]
+                    np.minimum(following[right, step:], best[left, : costs - step] + error, out=following[right, step:])
+            best = following
+        least = best.min(axis=0)
+        points = np.stack([least, np.arange(costs, dtype=float)], axis=1)[np.isfinite(least)]
+        return points[pareto_front(points)]
+
+    def sample(self, n: int, rng: np.random.Generator, over: str = "archs") -> np.ndarray:
+        return rng.integers(0, CHOICES, (n, GENES)).astype(np.int16)
+
+    def mutate(self, X: np.ndarray, rng: np.random.Generator, rate: float | None = None) -> np.ndarray:
+        redraw = rng.random(X.shape) < (2 / GENES if rate is None else rate)
+        return np.where(redraw, self.sample(len(X), rng), X)
+
+    def cross(self, A: np.ndarray, B: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        return np.where(rng.random(A.shape) < 0.5, A, B)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One search: seconds of wall time, and the hypervolume as a share of the exact front's (None: not known)."""
+
+    problem: str
+    searcher: str
+    candidates: int
+    seconds: float
+    share: float | None
+
+
+def ours(problem: Chain, candidates: int, seed: int) -> np.ndarray:
+    searcher = inner_nsga2(problem, np.random.default_rng(seed))
+    found = search_predictions(lambda X: Forecast(problem.losses(X)), searcher, candidates)
+    assert found is not None
+    return found.losses
+
+
+def pymoo(problem: Chain, candidates: int, seed: int, population: int = PYMOO_POPULATION) -> np.ndarray:
+    """Every row that pymoo's NSGA-II evaluates, with the operators its documentation gives for whole numbers."""
+    from pymoo.algorithms.moo.nsga2 import NSGA2
+    from pymoo.core.problem import Problem
+    from pymoo.operators.crossover.sbx import SBX
+    from pymoo.operators.mutation.pm import PM
+    from pymoo.operators.repair.rounding import RoundingRepair
+    from pymoo.operators.sampling.rnd import IntegerRandomSampling
+    from pymoo.optimize import minimize
+
+    evaluated: list[np.ndarray] = []
+
+    class Vectorised(Problem):
+        def __init__(self) -> None:
+            super().__init__(n_var=GENES, n_obj=2, xl=0, xu=CHOICES - 1, vtype=int)
+
+        def _evaluate(self, x: np.ndarray, out: dict[str, np.ndarray], *args: object, **kwargs: object) -> None:
+            out["F"] = problem.losses(x.astype(np.int16))
+            evaluated.append(out["F"])
+
+    algorithm = NSGA2(
+        pop_size=population,
+        sampling=IntegerRandomSampling(),
+        crossover=SBX(prob=1.0, eta=3.0, vtype=float, repair=RoundingRepair()),
+        mutation=PM(prob=1.0, eta=3.0, vtype=float, repair=RoundingRepair()),
+        eliminate_duplicates=True,
+    )
+    minimize(Vectorised(), algorithm, ("n_eval", candidates), seed=seed, verbose=False)
+    return np.concatenate(evaluated)[:candidates]
+
+
+def optuna(problem: Chain, candidates: int, seed: int) -> np.ndarray:
+    """Every row that Optuna's NSGA-II samples, asked and told in memory."""
+    import optuna as library
+
+    library.logging.set_verbosity(library.logging.WARNING)
+    study = library.create_study(directions=["minimize"] * 2, sampler=library.samplers.NSGAIISampler(seed=seed))
+    losses = np.empty((candidates, 2))
+    for index in range(candidates):
+        trial = study.ask()
+        row = [trial.suggest_int(f"g{gene}", 0, CHOICES - 1) for gene in range(GENES)]
+        losses[index] = problem.losses(np.array([row], np.int16))[0]
+        study.tell(trial, losses[index].tolist())
+    return losses
+
+
+def searched(seed: int, name: str, search: Callable[[Chain, int, int], np.ndarray], candidates: int) -> Row:
+    problem = Chain(seed)
+    begin = time.perf_counter()
+    losses = search(problem, candidates, seed)
+    seconds = time.perf_counter() - begin
+    share = hypervolume(losses, REFERENCE[seed]) / hypervolume(problem.front(), REFERENCE[seed])
+    return Row(f"chain {seed}", name, len(losses), seconds, share)
+
+
+def shipped(candidates: int) -> Row:
+    """Our search of a space that ships, its MACs against the negative of its params: time alone is meant."""
+    space = load_space("vit_cifar")
+
+    def predict(X: np.ndarray) -> Forecast:
+        cost = space.cost(X)
+        return Forecast(np.stack([np.log(cost.macs), -np.log(cost.params)], axis=1))
+
+    predict(space.sample(10, np.random.default_rng(0)))  # builds the tables
+    begin = time.perf_counter()
+    found = search_predictions(predict, inner_nsga2(space, np.random.default_rng(0)), candidates)
+    assert found is not None
+    return Row("vit_cifar, MACs and params", "ours", len(found), time.perf_counter() - begin, None)
+
+
+def compared(rows: list[Row]) -> list[str]:
+    """Each peer beside ours on the same problem and at the same number of candidates."""
+    lines = []
+    for row in rows:
+        if row.searcher == "ours" or row.share is None:
+            continue
+        mine = next(r for r in rows if (r.problem, r.searcher, r.candidates) == (row.problem, "ours", row.candidates))
+        assert mine.share is not None
+        lines.append(
+            f"{row.problem}, {row.candidates} candidates: "
+            f"hypervolume ours {mine.share:.4f}, {row.searcher} {row.share:.4f}, ratio {mine.share / row.share:.4f}; seconds ours {mine.seconds:.2f}, {row.searcher} {row.seconds:.2f}, "
+            f"ratio {row.seconds / mine.seconds:.1f}"
+        )
+    return lines
+
+
+def machine() -> dict[str, str | int | None]:
+    names = ("numpy", "moocore", "pymoo", "optuna")
+    facts: dict[str, str | int | None] = {"processor": platform.machine(), "cores": os.cpu_count()}
+    facts |= {"system": platform.platform(), "python": platform.python_version()}
+    return facts | {name: version(name) for name in names}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--candidates", type=int, default=100_000)
+    parser.add_argument(
+        "--optuna", type=int, default=100_000, help="candidates for Optuna, on the first instance; 0: none"
+    )
+    parser.add_argument("--out", type=Path, help="write rows and machine facts to this JSON file")
+    options = parser.parse_args()
+    rows = []
+    for seed in INSTANCES:
+        rows += [
+            searched(seed, name, search, options.candidates) for name, search in (("ours", ours), ("pymoo", pymoo))
+        ]
+    if options.optuna:
+        if options.optuna != options.candidates:
+            rows.append(searched(INSTANCES[0], "ours", ours, options.optuna))
+        rows.append(searched(INSTANCES[0], "optuna", optuna, options.optuna))
+    rows.append(shipped(options.candidates))
+    print("\n".join(compared(rows)))
+    print(f"{rows[-1].problem}: {rows[-1].candidates} candidates in {rows[-1].seconds:.2f} s")
+    if options.out:
+        record = {
+            "machine": machine(),
+            "load": os.getloadavg(),
+            "reference": REFERENCE,
+            "rows": [asdict(row) for row in rows],
+        }
+        scratch = options.out.with_suffix(".partial")
+        scratch.write_text(json.dumps(record, indent=1) + "\n")
+        scratch.replace(options.out)
+
+
+if __name__ == "__main__":
+    main()
