@@ -14,6 +14,7 @@ import torch
 
 from nas.arch import Arch, PatchStem, PoolHead, Stage, TransformerBlock
 from nas.errors import MeasureError, TargetError
+from nas.export import export_onnx, timing_graph
 from nas.latency import (
     Effort,
     Measurement,
@@ -27,6 +28,7 @@ from nas.latency import (
 )
 from nas.latency.fresh import _answers
 from nas.latency.measure import _chunks
+from nas.model import Network
 
 ORT = Target.parse("local/onnxruntime/fp32")
 QUICK = Effort(rounds=2, warmup=1, timed=1, attempts=1)
@@ -54,6 +56,38 @@ def test_a_network_of_thrice_the_depth_takes_longer(target: str, rng: np.random.
         found = dict(measure_archs(pair, Target.parse(target), rng=rng, effort=Effort(rounds=5, attempts=1)))
         ratios.append(found[1].latency_ms / found[0].latency_ms)
     assert 1.5 < ratios[-1] < 6, ratios
+
+
+def test_a_batch_is_measured_as_one_call(tmp_path: Path, rng: np.random.Generator) -> None:
+    arch = vit(2, width=64)
+    file = export_onnx(Network(arch), arch, tmp_path / "model.onnx").file
+    effort = Effort(rounds=5, attempts=1)
+    ratios: list[tuple[float, float]] = []
+    while len(ratios) < 4 and not (ratios and min(ratios[-1]) > 2):
+        one, eight = (
+            dict(measure_archs([arch, file], Target.parse(f"local/onnxruntime/fp32/b{batch}"), rng=rng, effort=effort))
+            for batch in (1, 8)
+        )
+        ratios.append((raw_ms(eight[0]) / raw_ms(one[0]), raw_ms(eight[1]) / raw_ms(one[1])))
+    assert 2 < min(ratios[-1]) <= max(ratios[-1]) < 32, ratios
+
+
+def raw_ms(measurement: Measurement) -> float:
+    """As timed: references differ between targets."""
+    return measurement.ratio * measurement.anchor_ms
+
+
+def test_a_file_of_another_batch_is_refused(tmp_path: Path, rng: np.random.Generator) -> None:
+    file = tmp_path / "static.onnx"
+    file.write_bytes(timing_graph(ARCHS[0], batch=2).SerializeToString())
+    with pytest.raises(MeasureError, match="batch"):
+        list(measure_archs([file], ORT, rng=rng, effort=QUICK))
+
+
+def test_torch_keeps_the_generator_it_had(rng: np.random.Generator) -> None:
+    before = torch.get_rng_state()
+    list(measure_archs([ARCHS[0]], Target.parse("local/torch/fp32"), rng=rng, effort=QUICK))
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_torch_gets_its_threads_back(rng: np.random.Generator) -> None:
@@ -107,12 +141,20 @@ def test_the_first_calm_chunk_sets_the_reference(rng: np.random.Generator) -> No
     assert {round(m.reference_ms, 6) for _, m in found} == {4.0}
 
 
-def test_an_anchor_far_from_its_reference_is_said_and_marked(rng: np.random.Generator) -> None:
+def test_an_anchor_slower_than_its_reference_is_said_and_marked(rng: np.random.Generator) -> None:
     said: list[str] = []
     options = {"effort": QUICK, "clock": ticking(4.0), "reference_ms": 3.0, "say": said.append}
     ((_, measurement),) = measure_archs([ARCHS[0]], ORT, rng=rng, **options)  # type: ignore[arg-type]
     assert measurement.disturbed
-    assert "+33%" in said[0]
+    assert "33% slower" in said[0]
+
+
+def test_an_anchor_faster_than_its_reference_is_said(rng: np.random.Generator) -> None:
+    said: list[str] = []
+    options = {"effort": QUICK, "clock": ticking(3.0), "reference_ms": 4.0, "say": said.append}
+    ((_, measurement),) = measure_archs([ARCHS[0]], ORT, rng=rng, **options)  # type: ignore[arg-type]
+    assert not measurement.disturbed
+    assert "25% faster" in said[0]
 
 
 def test_chunks_hold_few_networks_and_little_memory() -> None:
@@ -148,10 +190,10 @@ def test_what_cannot_be_measured_is_said(tmp_path: Path, rng: np.random.Generato
 def test_a_fresh_process_measures_the_same_networks(rng: np.random.Generator) -> None:
     said: list[str] = []
     found = dict(
-        measure_in_fresh_process(ARCHS[:3], ORT, rng=rng, effort=QUICK, chunk=2, reference_ms=1e6, say=said.append)
+        measure_in_fresh_process(ARCHS[:3], ORT, rng=rng, effort=QUICK, chunk=2, reference_ms=1e-6, say=said.append)
     )
     assert sorted(found) == [0, 1, 2]
-    assert {m.reference_ms for m in found.values()} == {1e6}  # far off: so the chunks are said to be disturbed
+    assert {m.reference_ms for m in found.values()} == {1e-6}  # far off: so the chunks are said to be disturbed
     assert len(said) == 2
     assert all(m.disturbed for m in found.values())
 

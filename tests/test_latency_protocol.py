@@ -53,6 +53,13 @@ def test_steady_networks_are_measured_exactly() -> None:
     assert session.drift == pytest.approx(0, abs=1e-9)
 
 
+@given(st.floats(0.2, 5.0), st.floats(0.3, 20.0))
+def test_the_ratio_does_not_know_how_fast_the_machine_is(slowness: float, milliseconds: float) -> None:
+    machine = Machine(slowness=lambda now: slowness)
+    session = machine.measure([machine.network("a", milliseconds)], effort=Effort(rounds=3, timed=2))
+    assert session.networks[0].median_ms / session.anchor.median_ms == pytest.approx(milliseconds / 3.0)
+
+
 def test_every_round_visits_everyone_in_a_new_order() -> None:
     machine = Machine()
     machine.measure([machine.network(name, 4.0) for name in "abc"], effort=Effort(rounds=6, warmup=1, timed=2))

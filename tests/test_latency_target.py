@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nas.errors import TargetError
-from nas.latency import RUNTIMES, Runtime, Target, local_targets
+from nas.latency import RUNTIMES, Runtime, Target, local_targets, probe
 from nas.latency.target import usable_cores
 
 TARGETS = st.builds(
@@ -72,6 +72,8 @@ def test_a_runtime_that_is_not_installed_is_named_with_its_extra(monkeypatch: py
     monkeypatch.setitem(RUNTIMES, "absent", missing)
     target = Target.parse("local/absent/fp32")
     assert target not in local_targets()
+    assert target in local_targets(installed=False)
+    assert "paretovit[absent]" in (probe(target) or "")
     with pytest.raises(TargetError, match=r"pip install 'paretovit\[absent\]'"):
         target.check()
 
@@ -86,3 +88,4 @@ def test_every_local_target_can_be_checked() -> None:
     assert [str(target) for target in targets] == ["local/onnxruntime/fp32", "local/torch/fp32"]
     for target in targets:
         target.check()
+        assert probe(target) is None

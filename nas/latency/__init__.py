@@ -2,7 +2,7 @@
 
 from nas.latency.fresh import measure_in_fresh_process
 from nas.latency.host import disturbances, host_facts
-from nas.latency.measure import Measurement, anchor_arch, estimate_seconds, measure_archs
+from nas.latency.measure import Measurement, anchor_arch, estimate_seconds, measure_archs, probe
 from nas.latency.protocol import Effort, Samples, Session, measure_rounds
 from nas.latency.runtimes import RUNTIMES, Runtime
 from nas.latency.table import LatencyTable, TableWriter, read_table
@@ -26,5 +26,6 @@ __all__ = [
     "measure_archs",
     "measure_in_fresh_process",
     "measure_rounds",
+    "probe",
     "read_table",
 ]

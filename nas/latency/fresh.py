@@ -61,8 +61,8 @@ def _describe(subject: Subject) -> dict[str, str]:
 def _start(target: Target, errors: IO[str]) -> subprocess.Popen[str]:
     threads = str(target.threads)
     environment = os.environ | {
-        # The modules of this process, from where it has them, and none from the current folder (-P).
-        "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
+        # The modules of this process from where it has them, and none from the current folder that it has not (-P).
+        "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path),
         "OMP_NUM_THREADS": threads,
         "MKL_NUM_THREADS": threads,
     }

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from nas.errors import MeasureError
 from nas.latency.runtimes import Run
 
-MIN_TIMING_S = 2e-3  # a timing this long is 10^4 ticks of the clock and 20 context switches
+MIN_TIMING_S = 2e-3  # thousands of times what reading the clock costs
 MAX_INNER = 1000
 MAX_DRIFT = 0.10
 MAX_SPREAD = 0.20  # of one network: of many, some drift more than the anchor without anything being wrong

@@ -76,10 +76,11 @@ class Target:
             raise TargetError(f"target {self} asks for {self.threads} threads, but this process may use {cores} cores")
 
 
-def local_targets() -> list[Target]:
-    """One target, at one thread and batch one, for each runtime and precision that is installed here."""
-    installed = [runtime for runtime in RUNTIMES.values() if runtime.version is not None]
-    return [Target.parse(f"{LOCAL}/{runtime.name}/{p}") for runtime in installed for p in runtime.precisions]
+def local_targets(*, installed: bool = True) -> list[Target]:
+    """One target, at one thread and batch one, for each runtime and precision; `installed` False: also those whose
+    runtime is not."""
+    runtimes = [runtime for runtime in RUNTIMES.values() if runtime.version is not None or not installed]
+    return [Target.parse(f"{LOCAL}/{runtime.name}/{p}") for runtime in runtimes for p in runtime.precisions]
 
 
 def usable_cores() -> int:

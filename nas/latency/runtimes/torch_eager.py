@@ -23,7 +23,9 @@ def prepare(subject: Subject, target: Target) -> Run:
 
     if isinstance(subject, Path):
         raise MeasureError(f"torch measures architectures, not files; measure {subject} with onnxruntime")
-    network = Network(subject).eval()
+    with torch.random.fork_rng(devices=[]):  # drawing weights to time must not move the caller's generator
+        torch.manual_seed(0)
+        network = Network(subject).eval()
     shape = (target.batch, subject.in_channels, subject.resolution, subject.resolution)
     images = torch.randn(shape, generator=torch.Generator().manual_seed(0))
 
