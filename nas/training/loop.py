@@ -14,12 +14,12 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import torch
 
 from nas.data import Data
-from nas.errors import RunError
+from nas.errors import RunError, TrainError
 from nas.space import SearchSpace
 from nas.training import checkpoint as files
 from nas.training.config import Precision, TrainConfig, check_fits, check_same, make_config
@@ -177,8 +177,7 @@ def _run(session: _Session, progress: Callable[[Progress], None], checkpoint_eve
             if session.step % log_every == 0 or session.step == plan.steps:
                 watch.check()
                 now = clock.progress(watch.take_mean(), draw.level, lr)
-                log.write(json.dumps(_log_line(now, session.seconds)) + "\n")
-                log.flush()
+                _append(log, _log_line(now, session.seconds))
                 progress(now)
             if clock.save_due():
                 watch.check()
@@ -280,12 +279,16 @@ def _finish(session: _Session) -> Trained:
 
 def _finished(folder: Path, space: SearchSpace, data: Data, config: TrainConfig) -> Trained:
     path = folder / files.MANIFEST
+    if not (folder / files.SUPERNET).exists():
+        raise RunError(f"{folder} was finished, but {files.SUPERNET} is gone; restore it, or train into another --out")
     try:
         manifest = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise RunError(f"{path} cannot be read ({error}); train into another --out") from None
-    _check_meta(manifest, space, data, config, path)
-    return _trained(folder, manifest)
+        _check_meta(manifest, space, data, config, path)
+        return _trained(folder, manifest)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        if isinstance(error, RunError):
+            raise
+        raise RunError(f"{path} cannot be read ({error!r}); train into another --out") from None
 
 
 def _trained(folder: Path, manifest: dict[str, Any]) -> Trained:
@@ -337,6 +340,16 @@ def _cut_log(path: Path, step: int) -> None:
     files.write_whole(path, "".join(kept).encode())
 
 
+def _append(log: TextIO, row: dict[str, Any]) -> None:
+    try:
+        log.write(json.dumps(row) + "\n")
+        log.flush()
+    except OSError as error:
+        raise TrainError(
+            f"cannot write {log.name} ({error.strerror}); mend that and repeat the command to go on"
+        ) from None
+
+
 def _log_line(now: Progress, seconds: float) -> dict[str, Any]:
     return {
         "step": now.step,
@@ -356,6 +369,3 @@ def _make(sampler: str | SamplerFactory, space: SearchSpace, config: TrainConfig
     if isinstance(sampler, str):
         return make_sampler(sampler, space, config.subnets_per_step, config.seed)
     return sampler(space, config.subnets_per_step, config.seed)
-
-
-

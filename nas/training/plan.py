@@ -101,15 +101,13 @@ class _Probe:
         """Median seconds of one subnet's forward and backward, on `clock`."""
         begun = time.perf_counter()
         taken: list[float] = []
-        while not taken or (time.perf_counter() - begun < budget_s and len(taken) < 10):
-            for timed in ((False, True) if not taken else (True,)):  # the first call warms up
-                self._wait()
-                before = clock()
-                gradients(self.learner.net, (arch,), self._images, self._targets, smoothing=0.0, bf16=bf16)
-                self._wait()
-                if timed:
-                    taken.append(clock() - before)
-        return float(np.median(taken))
+        while len(taken) < 2 or (time.perf_counter() - begun < budget_s and len(taken) < 10):
+            self._wait()
+            before = clock()
+            gradients(self.learner.net, (arch,), self._images, self._targets, smoothing=0.0, bf16=bf16)
+            self._wait()
+            taken.append(clock() - before)
+        return float(np.median(taken[1:]))  # the first call warms up
 
     def _fixed_s(self) -> float:
         """The batch, the optimiser and the moving average."""

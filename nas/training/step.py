@@ -18,7 +18,7 @@ from nas.model import Supernet
 from nas.training.config import TrainConfig
 from nas.training.samplers import Draw
 
-_MIXUP_STREAM = 1  # beside the architectures' streams, which have keys of their own
+_MIXUP_STREAM = 0x6D6978  # apart from the keys of the samplers' pools
 
 
 class Batches:
