@@ -5,9 +5,9 @@
     python benchmarks/search_speed.py --out results/search_speed.json
 
 Problem: 30 genes of 4 choices in a chain; the error is a sum of one term a gene and one term a pair of neighbours, and
-so is the (whole-number) cost. Dynamic programming over the chain gives its exact front, so hypervolumes are shares of the
-best possible. Our searcher was chosen on instances 0, 10, 11 and 12, pymoo's population (the best of 50, 100, 200 and
-400: 400) on instance 0; instances 1 to 3 are reported. REFERENCE lies a tenth of the exact front's range beyond its
+so is the (whole-number) cost. Dynamic programming over the chain gives its exact front, so hypervolumes are shares of
+the best possible. Our searcher was chosen on instances 0, 10, 11 and 12, pymoo's population (of 50, 100, 200 and 400)
+on instance 0; instances 1 to 3 are reported. REFERENCE lies a tenth of the exact front's range beyond its
 worst losses and is fixed here. Optuna runs with its defaults. The last row searches the shipped space `vit_cifar` with
 cost as objectives: time only.
 """
@@ -187,7 +187,8 @@ def compared(rows: list[Row]) -> list[str]:
         assert mine.share is not None
         lines.append(
             f"{row.problem}, {row.candidates} candidates: "
-            f"hypervolume ours {mine.share:.4f}, {row.searcher} {row.share:.4f}, ratio {mine.share / row.share:.4f}; seconds ours {mine.seconds:.2f}, {row.searcher} {row.seconds:.2f}, "
+            f"hypervolume ours {mine.share:.4f}, {row.searcher} {row.share:.4f}, "
+            f"ratio {mine.share / row.share:.4f}; seconds ours {mine.seconds:.2f}, {row.searcher} {row.seconds:.2f}, "
             f"ratio {row.seconds / mine.seconds:.1f}"
         )
     return lines
