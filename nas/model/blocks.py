@@ -31,7 +31,7 @@ class PatchEmbedding(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         x = self.proj(images).flatten(2).transpose(1, 2)
         if self.token is not None:
-            x = torch.cat([self.token.expand(len(x), -1, -1), x], dim=1)
+            x = torch.cat([self.token.expand(x.shape[0], -1, -1), x], dim=1)
         return x + self.position
 
 

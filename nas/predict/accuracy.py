@@ -51,8 +51,11 @@ class AccuracyPredictor:
 
     def standard_error(self, X: Rows) -> Array:
         """Binomial standard error (n,) of evaluating these subnets on `images` images, at their predicted accuracy."""
-        mean = self.core.predict(self.features(X), _share, warn=False).mean
-        return metrics.standard_error(mean, self.images)
+        return metrics.standard_error(self.mean(X), self.images)
+
+    def mean(self, X: Rows) -> Array:
+        """The predicted accuracy alone, shape (n,): what a search of many candidates asks for. Warns of nothing."""
+        return _share(self.core.centre(self.features(X)))
 
     def outside(self, X: Rows) -> NDArray[np.bool_]:
         """True where a feature is beyond the fitted range by more than a tenth of it; shape (n,)."""

@@ -47,6 +47,10 @@ class LatencyPredictor:
         """
         return self.core.predict(self.features(X), np.exp, level)
 
+    def mean(self, X: Rows) -> Array:
+        """The predicted latency alone, ms, shape (n,): what a search of many candidates asks for. Warns of nothing."""
+        return np.exp(self.core.centre(self.features(X)))
+
     def outside(self, X: Rows) -> NDArray[np.bool_]:
         """True where a feature is beyond the fitted range by more than a tenth of it, on a log scale; shape (n,)."""
         return self.core.domain.outside(self.features(X))

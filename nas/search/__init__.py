@@ -1,6 +1,9 @@
 """Search: budgets, searchers that ask and are told, Pareto fronts, the predict-evaluate-refit loop, and honest
 selection."""
 
+import sys
+
+from nas._callable import CallableRoom
 from nas.search.budgets import METRICS, Budget, check_reachable, parse_budget, parse_budgets, violation
 from nas.search.exploration import Front, explore
 from nas.search.forecast import Candidates, Forecast, search_predictions
@@ -56,3 +59,5 @@ __all__ = [
     "violation",
     "wilson",
 ]
+
+sys.modules[__name__].__class__ = CallableRoom  # nas.search(...) is public beside this room's names

@@ -1,0 +1,416 @@
+"""The verbs. Each says what its --json object holds in the public contract: names there are stable."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from nas.cli.console import Console, emit, table
+
+app = typer.Typer(
+    name="nas",
+    help="Find Vision Transformers that fit your device: train a supernet, measure, search, verify, export.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+space_app = typer.Typer(help="Look at search spaces.", no_args_is_help=True)
+fit_app = typer.Typer(help="Fit predictors from what was measured and evaluated.", no_args_is_help=True)
+app.add_typer(space_app, name="space")
+app.add_typer(fit_app, name="fit")
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
+Out = Annotated[Path, typer.Option("--out", help="Folder to write; repeating the command with it goes on.")]
+Seed = Annotated[int, typer.Option("--seed", min=0, max=2**31 - 1, help="Decides everything that is drawn.")]
+SpaceName = Annotated[str, typer.Argument(metavar="SPACE", help="A shipped space or the path of a TOML file.")]
+RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run.")]
+Classes = Annotated[int | None, typer.Option("--num-classes", min=2, help="Classes, where not the space file's.")]
+
+
+def _example(command: str) -> str:
+    return f"Example:  {command}"
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    context: typer.Context, version: Annotated[bool, typer.Option("--version", help="Print it.")] = False
+) -> None:
+    if version:
+        from importlib.metadata import version as installed
+
+        print(installed("paretovit"))
+        raise typer.Exit
+
+
+@app.command(epilog=_example("nas demo --out results/runs/demo"))
+def demo(
+    out: Out = Path("results/runs/demo"),
+    quick: Annotated[bool, typer.Option("--quick", help="A minute, with a supernet that is hardly trained.")] = False,
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """The whole path on 8x8 digits: train, measure this machine, fit, search, verify, export, report."""
+    from nas.pipeline.demo import demo as run_demo
+
+    with Console() as console:
+        console.say("demo on scikit-learn's digits: about four minutes on two cores, 20 MB of disk")
+        made = run_demo(out, quick=quick, seed=seed, listener=console)
+    rate = made.verified.rate
+    seconds = sum(made.seconds.values())
+    result = {
+        "run": str(made.run.path),
+        "front": _front_json(made.run),
+        "report": str(made.report),
+        "seconds": round(seconds, 1),
+        "stages": made.seconds,
+        "rows": rate.rows,
+        "held": rate.held,
+        "hold_rate": rate.rate,
+        "interval": [rate.low, rate.high],
+        "exported": {"id": made.best, "file": str(made.exported.file), "max_abs_diff": made.exported.max_abs_diff},
+    }
+    stages = ", ".join(f"{name} {value:.0f} s" for name, value in made.seconds.items())
+    emit(
+        as_json,
+        result,
+        f"{_front_table(made.run)}\n\n{_rate_text(rate)}\n{made.best} exported to {made.exported.file}, at most "
+        f"{made.exported.max_abs_diff:.1g} from torch\nrun time {seconds:.0f} s ({stages})\nreport: {made.report}",
+    )
+
+
+@app.command(epilog=_example("nas doctor"))
+def doctor(as_json: Json = False) -> None:
+    """What is installed, which targets answer, and what would disturb a measurement now."""
+    from nas.latency import disturbances, host_facts, local_targets
+
+    host = host_facts()
+    targets, warnings = [str(target) for target in local_targets()], disturbances()
+    lines = [f"{name} {version or 'not installed'}" for name, version in host["versions"].items()]
+    text = f"{host['cpu']}, {host['usable_cores']} usable cores, Python {host['python']}\n" + "\n".join(lines)
+    text += "\ntargets: " + ", ".join(targets)
+    text += "\n" + ("\n".join(f"warning: {line}" for line in warnings) or "nothing disturbs a measurement")
+    emit(as_json, {"versions": host["versions"], "targets": targets, "warnings": warnings, "host": host}, text)
+
+
+@space_app.command("list", epilog=_example("nas space list"))
+def space_list(as_json: Json = False) -> None:
+    """The shipped search spaces."""
+    from nas.catalogue import spaces
+    from nas.space import load_space
+
+    loaded = [load_space(name) for name in spaces()]
+    rows = [[s.name, f"{s.size:.2g}", s.spec.about] for s in loaded]
+    width = max(len(row[0]) for row in rows)
+    text = "\n".join(f"{name.ljust(width)}  {size:>8} architectures  {about}" for name, size, about in rows)
+    emit(as_json, {"spaces": [s.name for s in loaded]}, text)
+
+
+@space_app.command("show", epilog=_example("nas space show vit_cifar"))
+def space_show(space: SpaceName, num_classes: Classes = None, as_json: Json = False) -> None:
+    """One space: its size, its genes, and the costs it reaches."""
+    from nas.cost import cost
+    from nas.space import load_space
+
+    loaded = load_space(space, num_classes)
+    low, high = cost(loaded.smallest), cost(loaded.largest)
+    genes = [{"name": gene.name, "choices": list(gene.choices)} for gene in loaded.genes]
+    result = {
+        "name": loaded.name,
+        "size": str(loaded.size),
+        "genes": genes,
+        "macs": {"min": low.macs, "max": high.macs},
+        "params": {"min": low.params, "max": high.params},
+        "memory_mib": {"min": low.memory_mib, "max": high.memory_mib},
+    }
+    lines = [f"{gene['name']}: {' '.join(f'{choice:g}' for choice in gene['choices'])}" for gene in genes]
+    text = (
+        f"{loaded.name}: {loaded.spec.about}\n{loaded.size} architectures, {len(genes)} genes\n"
+        f"{low.macs / 1e6:.4g} to {high.macs / 1e6:.4g} MMACs, {low.params / 1e6:.3g} to {high.params / 1e6:.3g} M "
+        f"params, {low.memory_mib:.3g} to {high.memory_mib:.3g} MiB\n" + "\n".join(lines)
+    )
+    emit(as_json, result, text)
+
+
+@app.command(epilog=_example("nas train digits --data digits --out supernets/digits"))
+def train(
+    space: SpaceName,
+    data: Annotated[str, typer.Option("--data", help="digits, parquet:PATH or folder:DIR.")],
+    out: Out,
+    sampler: Annotated[str, typer.Option("--sampler", help="complexity, uniform or sandwich.")] = "complexity",
+    steps: Annotated[int | None, typer.Option("--steps", help="How long: steps,")] = None,
+    epochs: Annotated[float | None, typer.Option("--epochs", help="or epochs,")] = None,
+    minutes: Annotated[float | None, typer.Option("--minutes", help="or minutes, turned into steps at once.")] = None,
+    batch_size: Annotated[int | None, typer.Option("--batch-size", help="Images a step.")] = None,
+    lr: Annotated[float | None, typer.Option("--lr", help="Peak learning rate.")] = None,
+    mixup: Annotated[float | None, typer.Option("--mixup", help="Mixup's alpha, 0: none.")] = None,
+    precision: Annotated[str, typer.Option("--precision", help="auto, fp32 or bf16.")] = "auto",
+    device: Annotated[str, typer.Option("--device", help="cpu, cuda, ...")] = "cpu",
+    num_classes: Classes = None,
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """Train a supernet: one set of weights for every architecture of a space."""
+    from nas.pipeline import train as run_train
+    from nas.space import load_space
+
+    with Console() as console:
+        trained = run_train(
+            load_space(space, num_classes), data, out, listener=console, sampler=sampler, steps=steps, epochs=epochs,
+            minutes=minutes, batch_size=batch_size, lr=lr, mixup=mixup, precision=precision, device=device, seed=seed,
+        )  # fmt: skip
+    result = {
+        "checkpoint": str(trained.checkpoint),
+        "supernet": str(trained.supernet),
+        "steps": trained.steps,
+        "seconds": round(trained.seconds, 1),
+        "images_per_second": round(trained.images_per_second, 1),
+        "accuracy": trained.accuracy,
+    }
+    ends = ", ".join(f"{name} {100 * value:.2f} %" for name, value in trained.accuracy.items())
+    emit(
+        as_json,
+        result,
+        f"{trained.steps} steps, {trained.images_per_second:.0f} images/s; accuracy on the search split: {ends}\n"
+        f"supernet: {trained.supernet}",
+    )
+
+
+@app.command(epilog=_example("nas measure vit_cifar --target local/onnxruntime/fp32 --samples 50 --out tables/mine"))
+def measure(
+    space: SpaceName,
+    target: Annotated[str, typer.Option("--target", help="device/runtime/precision[/tN][/bN].")],
+    out: Out,
+    samples: Annotated[int, typer.Option("--samples", min=1, help="Networks to measure.")] = 50,
+    num_classes: Classes = None,
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """Measure networks drawn from a space into a latency table."""
+    from nas.pipeline import measure as run_measure
+    from nas.space import load_space
+
+    with Console() as console:
+        made = run_measure(load_space(space, num_classes), target, samples, out, seed=seed, listener=console)
+    result = {
+        "target": made.target,
+        "rows": made.rows,
+        "anchor_drift": made.anchor_drift,
+        "disturbed": made.disturbed,
+        "seconds": round(made.seconds, 1),
+    }
+    disturbed = f", {made.disturbed} of them disturbed" if made.disturbed else ""
+    emit(
+        as_json,
+        result,
+        f"{made.rows} networks on {made.target}{disturbed}; the anchor drifted by {made.anchor_drift:.1%}: {made.out}",
+    )
+
+
+@fit_app.command("latency", epilog=_example("nas fit latency tables/mine --out predictors/mine"))
+def fit_latency(
+    table_path: Annotated[Path, typer.Argument(metavar="TABLE", help="A folder of `nas measure`.")],
+    out: Out,
+    as_json: Json = False,
+) -> None:
+    """Fit a latency predictor to a table; its card is printed."""
+    from nas.pipeline import fit_latency_table
+
+    card = fit_latency_table(table_path, out).card
+    emit(as_json, card.to_dict() | {"out": str(out)}, card.to_markdown())
+
+
+@fit_app.command("accuracy", epilog=_example("nas fit accuracy results/runs/demo --out predictors/demo-accuracy"))
+def fit_accuracy(run: RunPath, out: Out, as_json: Json = False) -> None:
+    """Fit an accuracy predictor to the evaluations of a run; its card is printed."""
+    from nas.pipeline import fit_accuracy_run
+
+    card = fit_accuracy_run(run, out).card
+    emit(as_json, card.to_dict() | {"out": str(out)}, card.to_markdown())
+
+
+@app.command(
+    epilog=_example(
+        "nas search digits --supernet nets/digits --budget 'latency_ms<=0.1@local/onnxruntime/fp32' --out runs/mine"
+    )
+)
+def search(
+    space: SpaceName,
+    supernet: Annotated[Path, typer.Option("--supernet", help="A folder of `nas train`.")],
+    out: Out,
+    budget: Annotated[list[str] | None, typer.Option("--budget", help="METRIC<=LIMIT[@TARGET]; repeatable.")] = None,
+    predictor: Annotated[
+        list[Path] | None, typer.Option("--predictor", help="A folder of `nas fit latency`; without, measures first.")
+    ] = None,
+    searcher: Annotated[str, typer.Option("--searcher", help="default, nsga2 or random.")] = "default",
+    evaluations: Annotated[
+        int, typer.Option("--evaluations", min=8, help="Subnets evaluated with the supernet.")
+    ] = 200,
+    ray: Annotated[str | None, typer.Option("--ray", help="Address of a cluster; not in this version.")] = None,
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """Search a supernet for the architectures that trade accuracy and latency best within budgets."""
+    import time
+
+    from nas.pipeline import search as run_search
+
+    started = time.perf_counter()
+    with Console() as console:
+        run = run_search(
+            space, supernet, budgets=budget or [], out=out, predictors=predictor or [], searcher=searcher,
+            evaluations=evaluations, seed=seed, ray=ray, listener=console,
+        )  # fmt: skip
+    last = run.rounds.iloc[-1]
+    result = {
+        "run": str(run.path),
+        "front": _front_json(run),
+        "evaluated": int((run.evaluations["split"] == "search").sum()),
+        "hypervolume": float(last["hypervolume"]),
+        "reference": list(last["reference"]),
+        "seconds": round(time.perf_counter() - started, 1),
+    }
+    emit(as_json, result, f"{_front_table(run)}\n\nnext: nas verify {run.path}")
+
+
+@app.command(epilog=_example("nas verify results/runs/demo"))
+def verify(run: RunPath, as_json: Json = False) -> None:
+    """Measure the front of a run again in a fresh process and count which rows hold their latency budgets."""
+    from nas.pipeline import verify as run_verify
+
+    with Console() as console:
+        made = run_verify(run, listener=console)
+    rate = made.rate
+    result = {"rows": rate.rows, "held": rate.held, "hold_rate": rate.rate, "interval": [rate.low, rate.high]}
+    emit(as_json, result, _rate_text(rate))
+
+
+@app.command(epilog=_example("nas status results/runs/demo"))
+def status(run: RunPath, as_json: Json = False) -> None:
+    """How far a run is."""
+    from nas.runs import load_run
+
+    found = load_run(run).status()
+    lines = [f"{name}: {value}" for name, value in found.items() if value not in ([], None)]
+    emit(as_json, found, "\n".join(lines))
+
+
+@app.command(epilog=_example("nas report results/runs/demo"))
+def report(run: RunPath, as_json: Json = False) -> None:
+    """Write report.html into a run: one file that opens offline."""
+    from nas.report import write_report
+
+    path = write_report(run)
+    emit(as_json, {"report": str(path)}, str(path))
+
+
+@app.command(epilog=_example("nas pareto results/runs/demo --where 'params<=0.2M' --best accuracy"))
+def pareto(
+    run: RunPath,
+    where: Annotated[
+        list[str] | None, typer.Option("--where", help="A condition such as 'params<=1M'; repeatable.")
+    ] = None,
+    best: Annotated[str | None, typer.Option("--best", help="Only the best row: accuracy, params, macs, ...")] = None,
+    as_json: Json = False,
+) -> None:
+    """Rows of the front of a run."""
+    from nas.pipeline import load_run
+    from nas.runs import front as fronts
+
+    loaded = load_run(run)
+    chosen = fronts.where(loaded.front, where or [])
+    if best is not None:
+        chosen = fronts.best(chosen, best)
+    emit(as_json, {"front": fronts.to_rows(chosen)}, _rows_table(fronts.to_rows(chosen)))
+
+
+@app.command(epilog=_example("nas export results/runs/demo --arch 0123456789ab --format onnx --out model.onnx"))
+def export(
+    run: RunPath,
+    arch: Annotated[str, typer.Option("--arch", help="The id of a row of the front.")],
+    out: Annotated[Path, typer.Option("--out", help="The file to write.")],
+    file_format: Annotated[str, typer.Option("--format", help="onnx.")] = "onnx",
+    as_json: Json = False,
+) -> None:
+    """Write one architecture with its weights to a file, checked against torch and timed on this machine."""
+    import numpy as np
+
+    from nas.latency import Target, measure_archs
+    from nas.pipeline import load_run
+
+    made = load_run(run).export(arch, out, file_format)
+    target = Target.parse("local/onnxruntime/fp32")
+    measured = next(measure_archs([made.file], target, rng=np.random.default_rng(0)))[1]
+    result = {
+        "file": str(made.file),
+        "format": made.format,
+        "max_abs_diff": made.max_abs_diff,
+        "bytes": made.bytes,
+        "latency_ms": measured.latency_ms,
+        "target": str(target),
+    }
+    emit(
+        as_json,
+        result,
+        f"{made.file}: {made.bytes / 1e6:.2f} MB, at most {made.max_abs_diff:.1g} from torch, "
+        f"{measured.latency_ms:.3g} ms on {target}",
+    )
+
+
+def _front_json(run: Any) -> list[dict[str, Any]]:
+    from nas.runs import front as fronts
+
+    return fronts.to_rows(run.front)
+
+
+def _front_table(run: Any) -> str:
+    return _rows_table(_front_json(run))
+
+
+def _rows_table(rows: list[dict[str, Any]]) -> str:
+    if not rows:
+        return "no rows"
+    targets = list(rows[0]["latency_ms"])
+    head = [
+        "id",
+        "accuracy",
+        "test",
+        "MMACs",
+        "M params",
+        *(f"ms on {t}" for t in targets),
+        *(["verified"] * len(targets)),
+    ]
+    cells = []
+    for row in rows:
+        accuracy, latency = row["accuracy"], [row["latency_ms"][target] for target in targets]
+        cells.append(
+            [
+                row["id"],
+                _percent(accuracy["predicted"]),
+                _percent(accuracy["test"]),
+                f"{row['macs'] / 1e6:.3g}",
+                f"{row['params'] / 1e6:.3g}",
+                *(_ms(figures["measured"]) for figures in latency),
+                *(_ms(figures["verified"]) for figures in latency),
+            ]
+        )
+    return table(head, cells)
+
+
+def _rate_text(rate: Any) -> str:
+    if rate.rate is None:
+        return "no row was verified against a latency budget"
+    return (
+        f"{rate.held} of {rate.rows} verified rows hold their latency budget: {rate.rate:.0%} "
+        f"(95 % interval {rate.low:.0%} to {rate.high:.0%})"
+    )
+
+
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{100 * share:.2f} %"
+
+
+def _ms(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3g}"

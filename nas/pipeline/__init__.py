@@ -1,0 +1,24 @@
+"""The verbs as functions: what the command line calls, and what a Python user does."""
+
+from nas.pipeline.fitting import fit_accuracy_run, fit_latency_table
+from nas.pipeline.listener import Listener, Silent
+from nas.pipeline.measuring import Measured, measure
+from nas.pipeline.running import Run, load_run
+from nas.pipeline.searching import search
+from nas.pipeline.training import train
+from nas.pipeline.verifying import Verified, verify
+
+__all__ = [
+    "Listener",
+    "Measured",
+    "Run",
+    "Silent",
+    "Verified",
+    "fit_accuracy_run",
+    "fit_latency_table",
+    "load_run",
+    "measure",
+    "search",
+    "train",
+    "verify",
+]

@@ -1,0 +1,179 @@
+"""Latency predictors for the targets of a run: those handed in, or fitted here on networks measured for it.
+
+The rows that a run measures are evidence: they are recorded as they come, and a resumed run measures what is missing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from nas.arch import Arch
+from nas.latency import Measurement, Target, estimate_seconds, host_facts, measure_archs
+from nas.pipeline.fitting import made_with
+from nas.pipeline.listener import Listener
+from nas.pipeline.measuring import spread
+from nas.predict import LatencyPredictor, fit_latency, repeat_noise
+from nas.runs import RunDir
+from nas.runs.journal import Row
+from nas.search import Budget
+from nas.space import Genotypes, SearchSpace
+
+CALIBRATION_ROWS = 48
+REPEATED_ROWS = 10  # measured in a second session as well, for the noise of a repeat
+ASSUMED_NOISE = 0.03  # sd of log latency where nobody measured it: what interleaved rounds leave on a shared machine
+
+
+@dataclass(frozen=True)
+class Calibrated:
+    """What is known of one metric of one target: a predictor, and the sd of log latency between repeated sessions."""
+
+    budget_key: str
+    target: str
+    metric: str
+    predictor: LatencyPredictor
+    noise: float
+
+
+def latency_keys(budgets: Iterable[Budget]) -> list[tuple[str, str]]:
+    """(metric, target) of every latency that budgets limit, and the plain latency of each target that they name."""
+    limited = [(b.metric, b.target) for b in budgets if b.target is not None]
+    plain = [("latency_ms", target) for _, target in limited]
+    return list(dict.fromkeys([*plain, *limited]))
+
+
+def calibrate(
+    run: RunDir,
+    space: SearchSpace,
+    keys: Sequence[tuple[str, str]],
+    given: Sequence[LatencyPredictor],
+    seed: int,
+    listener: Listener,
+) -> dict[str, Calibrated]:
+    """For each (metric, target) what is known of it, by budget key; measures where no given predictor serves."""
+    found: dict[str, Calibrated] = {}
+    for metric, target in keys:
+        predictor = next((p for p in given if _serves(p, metric, target)), None)
+        if predictor is None:
+            measure_rows(run, space, target, "calibrate", _wanted(space, seed), listener)
+            predictor = _fit(run, space, metric, target)
+        else:
+            _warn_if_elsewhere(predictor, target, listener)
+        folder = run.path / "predictors" / (target.replace("/", "_") + ("" if metric == "latency_ms" else "_p95"))
+        predictor.save(folder)
+        figure = predictor.card.figures.get("noise")
+        noise = ASSUMED_NOISE if figure is None else figure / np.sqrt(2 / np.pi)  # the card gives the mean, not the sd
+        key = f"{metric}@{target}"
+        found[key] = Calibrated(key, target, metric, predictor, float(noise))
+    return found
+
+
+def measure_rows(
+    run: RunDir,
+    space: SearchSpace,
+    target: str,
+    phase: str,
+    wanted: Sequence[tuple[Genotypes, int]],
+    listener: Listener,
+    predictor: LatencyPredictor | None = None,
+) -> None:
+    """Measure genotypes (rows (m, d), the session they belong to) that are not recorded under that phase yet, and
+    record beside each what `predictor` expected of it."""
+    parsed = Target.parse(target)
+    parsed.check()
+    for X, repeat in wanted:
+        known = [row for row in run.measurements() if row["target"] == target and row["phase"] == phase]
+        done = {row["arch"] for row in known if row.get("repeat", 0) == repeat}
+        archs = {i: arch for i, arch in enumerate(space.decode(X)) if arch.id not in done}
+        if archs:
+            expected = [{}] * len(X) if predictor is None else _expected(predictor, X)
+            _measure(run, X, archs, parsed, phase, repeat, expected, listener)
+
+
+def _expected(predictor: LatencyPredictor, X: Genotypes) -> list[dict[str, float]]:
+    guess = predictor.predict(X)
+    return [
+        {"predicted_ms": float(mean)} | ({"low_ms": float(low), "high_ms": float(high)} if np.isfinite(high) else {})
+        for mean, low, high in zip(guess.mean, guess.low, guess.high, strict=True)
+    ]
+
+
+def _measure(
+    run: RunDir,
+    X: Genotypes,
+    archs: dict[int, Arch],
+    target: Target,
+    phase: str,
+    repeat: int,
+    expected: Sequence[Row],
+    listener: Listener,
+) -> None:
+    index = list(archs)
+    subjects = [archs[i] for i in index]
+    seconds = estimate_seconds(subjects, target)
+    listener.say(f"measuring {len(subjects)} networks on {target} to {phase}: about {seconds:.0f} s")
+    for place, measurement in measure_archs(
+        subjects,
+        target,
+        rng=np.random.default_rng([len(run.measurements()), repeat]),
+        reference_ms=reference_of(run.measurements(), str(target)),
+        progress=lambda done, total: listener.progress(f"measure ({phase})", done, total),
+        say=listener.say,
+    ):
+        row = measurement_row(subjects[place], X[index[place]], measurement, phase, repeat)
+        run.record_measurement(row | expected[index[place]])
+
+
+def measurement_row(arch: Arch, genotype: Genotypes, measurement: Measurement, phase: str, repeat: int = 0) -> Row:
+    """A row of measurements.jsonl."""
+    about = {"arch": arch.id, "genotype": np.asarray(genotype).tolist(), "phase": phase, "repeat": repeat}
+    return about | measurement.to_row()
+
+
+def reference_of(rows: Iterable[Row], target: str) -> float | None:
+    """What the anchor takes on a target, from the first undisturbed measurement; None before there is one."""
+    return next((row["reference_ms"] for row in rows if row["target"] == target and not row["disturbed"]), None)
+
+
+def _wanted(space: SearchSpace, seed: int) -> list[tuple[Genotypes, int]]:
+    X = spread(space, CALIBRATION_ROWS, np.random.default_rng([seed, 101]))
+    return [(X, 0), (X[2 : 2 + REPEATED_ROWS], 1)]
+
+
+def _fit(run: RunDir, space: SearchSpace, metric: str, target: str) -> LatencyPredictor:
+    rows = [row for row in run.measurements() if row["target"] == target and row["phase"] == "calibrate"]
+    first = sorted((row for row in rows if row["repeat"] == 0), key=lambda row: str(row["arch"]))
+    again = {row["arch"]: row[metric] for row in rows if row["repeat"] == 1}
+    pairs = [(row[metric], again[row["arch"]]) for row in first if row["arch"] in again]
+    noise = repeat_noise(*(np.array(side) for side in zip(*pairs, strict=True))) if len(pairs) > 1 else None
+    return fit_latency(
+        np.array([row["genotype"] for row in first], np.int16),
+        np.array([row[metric] for row in first]),
+        space=space,
+        noise=noise,
+        made_with=made_with(target, metric, reference_of(rows, target)),
+        rng=np.random.default_rng(0),
+    )
+
+
+def _serves(predictor: LatencyPredictor, metric: str, target: str) -> bool:
+    made = predictor.card.made_with
+    return made.get("target") == target and made.get("metric", "latency_ms") == metric
+
+
+def _warn_if_elsewhere(predictor: LatencyPredictor, target: str, listener: Listener) -> None:
+    made, host = predictor.card.made_with, host_facts()
+    now = {"cpu": host["cpu"]} | host["versions"]
+    changed = [f"{name} {made[name]} then, {now[name]} now" for name in now if name in made and made[name] != now[name]]
+    if changed and target.startswith("local/"):
+        listener.say(
+            f"the predictor of {target} was calibrated elsewhere: {'; '.join(changed)}; measure anew if it matters"
+        )
+
+
+def load_predictors(folders: Sequence[str | Path], space: SearchSpace) -> list[LatencyPredictor]:
+    """The latency predictors saved in folders, for genotypes of `space`."""
+    return [LatencyPredictor.load(folder, space) for folder in folders]

@@ -1,0 +1,70 @@
+"""`fit`: predictors from what was measured and evaluated."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nas.errors import InputError, RunError
+from nas.latency import host_facts, read_table
+from nas.predict import AccuracyPredictor, LatencyPredictor, fit_accuracy, fit_latency
+from nas.runs import Run
+from nas.space import SearchSpace, space_from_toml
+
+
+def fit_latency_table(table: str | Path, out: str | Path, *, metric: str = "latency_ms") -> LatencyPredictor:
+    """Fit the latency of a table's networks, save the predictor into the folder `out`, and return it."""
+    read = read_table(table)
+    if "space" not in read.header:
+        raise InputError(
+            f"{table} does not say which search space its networks are from; measure it with `nas measure`"
+        )
+    space = space_from_toml(read.header["space"]["toml"])
+    predictor = fit_latency(
+        read.genotypes,
+        read.rows[metric].to_numpy(),
+        space=space,
+        made_with=made_with(str(read.target), metric, read.reference_ms),
+        rng=np.random.default_rng(0),
+    )
+    predictor.save(out)
+    return predictor
+
+
+def fit_accuracy_run(run: str | Path, out: str | Path) -> AccuracyPredictor:
+    """Fit the accuracies that a run evaluated on its search split, save the predictor into `out`, and return it."""
+    read = Run(run)
+    rows = read.evaluations
+    rows = rows[rows["split"] == "search"]
+    if not len(rows):
+        raise RunError(f"{run} has no evaluations on the search split yet; repeat its search command to go on")
+    predictor = fit_accuracy(
+        np.array(rows["genotype"].tolist(), np.int16),
+        rows["accuracy"].to_numpy(float),
+        int(rows["images"].iloc[0]),
+        space=space_of(read),
+        made_with={"run": Path(run).name, "supernet": read.inputs["supernet"], "data": read.inputs["data"]},
+        rng=np.random.default_rng(0),
+    )
+    predictor.save(out)
+    return predictor
+
+
+def space_of(run: Run) -> SearchSpace:
+    """The space a run searches."""
+    return space_from_toml(run.inputs["space"]["toml"])
+
+
+def made_with(target: str, metric: str, reference_ms: float | None) -> dict[str, Any]:
+    """What a calibration stands on, for its card: it no longer holds where these differ."""
+    host = host_facts()
+    kept = {name: host[name] for name in ("cpu", "cores", "governor", "platform", "python")}
+    return {"target": target, "metric": metric, "anchor_ms": reference_ms, **kept, **host["versions"]}
+
+
+def recorded_facts() -> dict[str, Any]:
+    """What a run records of each process that writes it."""
+    host = host_facts()
+    return {"versions": host["versions"], "host": host}

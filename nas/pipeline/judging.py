@@ -1,0 +1,141 @@
+"""What a search believes of genotypes, and which of those it evaluated may be promised."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nas.cost import Cost
+from nas.pipeline.calibrating import Calibrated
+from nas.predict import Prediction, PredictionWarning, fit_accuracy
+from nas.search import (
+    Budget,
+    Forecast,
+    Selection,
+    accuracy_se,
+    chance_above,
+    chance_below,
+    combined,
+    pareto_ranks,
+    select,
+    violation,
+)
+from nas.space import Genotypes, SearchSpace
+
+Floats = NDArray[np.float64]
+LEVEL = 0.9  # of every interval that a run states
+NORMAL_QUANTILE = 1.6449  # of (1 + LEVEL) / 2
+FOLDS = 5
+
+
+@dataclass(frozen=True)
+class Judge:
+    """Budgets, objectives and latency predictors of one search.
+
+    objectives: budget keys of what is traded against accuracy, `latency_ms@TARGET` or `macs`.
+    """
+
+    space: SearchSpace
+    budgets: tuple[Budget, ...]
+    objectives: tuple[str, ...]
+    latency: Mapping[str, Calibrated]
+
+    def forecast(self, X: Genotypes, accuracy: Floats) -> Forecast:
+        """Losses (n, 1 + objectives): error rate, then the objectives; and by how much rows break the budgets."""
+        values = self.values(X) | {"accuracy": accuracy}
+        losses = np.stack([1 - accuracy, *(values[key] for key in self.objectives)], axis=1)
+        return Forecast(losses, violation(self.budgets, values))
+
+    def values(self, X: Genotypes) -> dict[str, Floats]:
+        """Predicted or exact figure of every budget key but accuracy, arrays (n,)."""
+        features = self.space.features(X)
+        latency = {key: known.predictor.mean(features) for key, known in self.latency.items()}
+        return exact_values(self.space.cost(X)) | latency
+
+    def reference(self) -> list[float]:
+        """The point that hypervolume is measured from: every answer wrong, at the cost of the largest network."""
+        largest = self.values(self.space.encode([self.space.largest]))
+        return [1.0, *(float(largest[key][0]) for key in self.objectives)]
+
+    def ranges(self) -> dict[str, tuple[float, float]]:
+        """The least and greatest figure in the space, by budget key; latencies as predicted for its two ends."""
+        ends = self.values(self.space.encode([self.space.smallest, self.space.largest]))
+        return {key: (float(column.min()), float(column.max())) for key, column in ends.items()}
+
+
+def exact_values(cost: Cost) -> dict[str, Floats]:
+    """Figures that follow from the architecture alone, by budget key."""
+    return {"macs": cost.macs.astype(float), "params": cost.params.astype(float), "memory_mib": cost.memory_mib}
+
+
+@dataclass(frozen=True)
+class Beliefs:
+    """What is believed of n evaluated rows: accuracy as measured, as predicted without the row's own measurement, and
+    both combined, with its standard error."""
+
+    measured: Floats
+    posterior: Floats
+    se: Floats
+
+    @property
+    def low(self) -> Floats:
+        """Lower end of the interval of the combined accuracy."""
+        return np.clip(self.posterior - NORMAL_QUANTILE * self.se, 0, 1)
+
+    @property
+    def high(self) -> Floats:
+        """Upper end of the interval of the combined accuracy."""
+        return np.clip(self.posterior + NORMAL_QUANTILE * self.se, 0, 1)
+
+
+def believe(X: Genotypes, accuracy: Floats, images: int, space: SearchSpace, rng: np.random.Generator) -> Beliefs:
+    """Combine each row's accuracy with what a predictor fitted on the other folds expects of it."""
+    fold = rng.permutation(len(X)) % FOLDS
+    predicted, predicted_se = np.empty(len(X)), np.empty(len(X))
+    for held in range(FOLDS):
+        test = fold == held
+        model = fit_accuracy(X[~test], accuracy[~test], images, space=space, level=LEVEL)
+        with warnings.catch_warnings():  # a row outside the other folds gets no interval, so its own measurement rules
+            warnings.simplefilter("ignore", PredictionWarning)
+            guess = model.predict(X[test])
+        predicted[test] = guess.mean
+        predicted_se[test] = (guess.high - guess.low).clip(min=1e-6) / (2 * NORMAL_QUANTILE)
+    posterior, se = combined(accuracy, accuracy_se(accuracy, images), predicted, predicted_se)
+    return Beliefs(accuracy, posterior, se)
+
+
+def finalists(judge: Judge, X: Genotypes, beliefs: Beliefs, most: int) -> NDArray[np.intp]:
+    """Indices of at most `most` evaluated rows worth measuring: the best Pareto ranks among those that may hold."""
+    forecast = judge.forecast(X, beliefs.posterior)
+    plausible = np.flatnonzero(forecast.violation <= 0) if forecast.violation is not None else np.arange(len(X))
+    ranks = pareto_ranks(forecast.losses[plausible])
+    return plausible[np.argsort(ranks, kind="stable")[:most]]
+
+
+def choose(judge: Judge, X: Genotypes, beliefs: Beliefs, measured: Mapping[str, Floats], alpha: float) -> Selection:
+    """Accept measured finalists and take their front. measured: latency, ms, (n,) by budget key of every latency."""
+    latency = {key: posterior_latency(known, judge.space, X, measured[key]) for key, known in judge.latency.items()}
+    values = exact_values(judge.space.cost(X)) | {key: p.mean for key, p in latency.items()}
+    losses = np.stack([1 - beliefs.posterior, *(values[key] for key in judge.objectives)], axis=1)
+    exact = [b for b in judge.budgets if b.key not in latency and b.metric != "accuracy"]
+    broken = violation(exact, values) if exact else np.zeros(len(X))
+    return select(losses, broken, _chances(judge.budgets, latency, beliefs), alpha)
+
+
+def posterior_latency(known: Calibrated, space: SearchSpace, X: Genotypes, measured_ms: Floats) -> Prediction:
+    """Prediction and measurement of each row combined, on a log scale, weighted by precision: intervals of LEVEL."""
+    guess = known.predictor.predict(space.features(X), level=LEVEL)
+    guess_se = np.log(guess.high / guess.mean) / NORMAL_QUANTILE  # infinite outside the fitted domain: no weight
+    noise = np.full(len(X), max(known.noise, 1e-3))
+    mean, se = combined(np.log(measured_ms), noise, np.log(guess.mean), guess_se)
+    return Prediction(np.exp(mean), np.exp(mean - NORMAL_QUANTILE * se), np.exp(mean + NORMAL_QUANTILE * se))
+
+
+def _chances(budgets: Sequence[Budget], latency: Mapping[str, Prediction], beliefs: Beliefs) -> Floats:
+    columns = [chance_above(latency[b.key], b.limit, LEVEL) for b in budgets if b.key in latency]
+    columns += [chance_below(beliefs.posterior, beliefs.se, b.limit) for b in budgets if b.metric == "accuracy"]
+    return np.stack(columns, axis=1) if columns else np.zeros((len(beliefs.posterior), 0))

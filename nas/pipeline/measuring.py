@@ -1,0 +1,80 @@
+"""`measure`: a latency table of networks drawn from a space."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from nas.latency import Effort, TableWriter, Target, disturbances, estimate_seconds, measure_archs
+from nas.pipeline.listener import SILENT, Listener
+from nas.space import Genotypes, SearchSpace, load_space
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A table: `rows` networks in it, the largest drift of the anchor in this sitting, its seconds."""
+
+    target: str
+    out: Path
+    rows: int
+    anchor_drift: float
+    seconds: float
+    disturbed: int
+
+
+def measure(
+    space: SearchSpace | str | Path,
+    target: Target | str,
+    samples: int,
+    out: str | Path,
+    *,
+    seed: int = 0,
+    effort: Effort | None = None,
+    listener: Listener = SILENT,
+) -> Measured:
+    """Measure `samples` networks of a space on a target into the table `out`: the smallest, the largest, the rest with
+    every gene drawn uniformly. Repeating the call measures what is missing."""
+    space = space if isinstance(space, SearchSpace) else load_space(space)
+    target = Target.parse(target) if isinstance(target, str) else target
+    target.check()
+    X = spread(space, samples, np.random.default_rng([seed, 0]))
+    archs = space.decode(X)
+    writer = TableWriter(out, target, space, say=listener.say)
+    missing = [i for i, arch in enumerate(archs) if arch.id not in writer.measured]
+    started, drift, disturbed = time.perf_counter(), 0.0, 0
+    if missing:
+        seconds = estimate_seconds([archs[i] for i in missing], target, effort=effort)
+        listener.say(
+            f"measuring {len(missing)} of {len(archs)} networks on {target}: about {seconds:.0f} s undisturbed"
+        )
+        for sentence in disturbances():
+            listener.say(sentence)
+    for index, measurement in (
+        measure_archs(
+            [archs[i] for i in missing],
+            target,
+            rng=np.random.default_rng([seed, 1, len(missing)]),
+            effort=effort,
+            reference_ms=writer.reference_ms,
+            progress=lambda done, total: listener.progress("measure", done, total),
+            say=listener.say,
+        )
+        if missing
+        else ()
+    ):
+        arch = archs[missing[index]]
+        writer.append(arch.id, X[missing[index]].tolist(), measurement)
+        drift, disturbed = max(drift, measurement.anchor_drift), disturbed + measurement.disturbed
+    return Measured(str(target), Path(out), len(writer.measured), drift, time.perf_counter() - started, disturbed)
+
+
+def spread(space: SearchSpace, n: int, rng: np.random.Generator) -> Genotypes:
+    """At most n distinct genotypes (n, d): both corners of the space, then rows with every gene uniform, so that a
+    predictor fitted on them knows every depth and width and is asked nothing outside."""
+    corners = space.encode([space.smallest, space.largest])
+    rows = np.concatenate([corners, space.sample(4 * n + 64, rng, over="genes")])
+    _, first = np.unique(rows, axis=0, return_index=True)
+    return rows[np.sort(first)][:n]

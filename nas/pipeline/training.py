@@ -1,0 +1,39 @@
+"""`train`: a supernet of a space, on data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from nas.pipeline.listener import SILENT, Listener
+from nas.space import SearchSpace, load_space
+from nas.training import Plan, Progress, Trained
+from nas.training import train as train_supernet
+
+
+def train(
+    space: SearchSpace | str | Path, data: str, out: str | Path, *, listener: Listener = SILENT, **options: Any
+) -> Trained:
+    """Train the supernet of a space (or of a space's name or TOML file) on `data` (`digits`, `parquet:PATH`,
+    `folder:DIR`) into the folder `out`; options are those of `nas.training.train`. Repeating the call goes on."""
+    from nas.data import load_data
+
+    space = space if isinstance(space, SearchSpace) else load_space(space)
+    loaded = load_data(
+        data,
+        resolution=space.resolution,
+        in_channels=space.in_channels,
+        num_classes=space.num_classes,
+        say=listener.say,
+    )
+    for note in loaded.notes:
+        listener.say(note)
+
+    def announce(plan: Plan, done: int) -> None:
+        listener.say(f"training {space.name}: {plan}" + (f"; going on from step {done}" if done else ""))
+        listener.progress("train", done, plan.steps)
+
+    def report(now: Progress) -> None:
+        listener.progress("train", now.step, now.steps, f"loss {now.loss:.3f}, {now.images_per_second:.0f} images/s")
+
+    return train_supernet(space, loaded, out, announce=announce, progress=report, **options)

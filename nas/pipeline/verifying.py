@@ -1,0 +1,86 @@
+"""`verify`: measure every row of a front again, in a fresh process, and count which hold. Nothing is filtered by it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from nas.arch import Arch
+from nas.errors import RunError
+from nas.latency import Target, estimate_seconds, measure_in_fresh_process
+from nas.pipeline.calibrating import measurement_row, reference_of
+from nas.pipeline.fitting import recorded_facts, space_of
+from nas.pipeline.listener import SILENT, Listener
+from nas.runs import Run, RunDir
+from nas.runs.front import HoldRate, held, hold_rate, latency_column
+from nas.space import SearchSpace
+
+
+@dataclass(frozen=True)
+class Verified:
+    """How many rows the front has, and the rate at which verified ones held their latency budgets."""
+
+    run: Path
+    rows: int
+    rate: HoldRate
+
+
+def verify(path: str | Path, *, listener: Listener = SILENT) -> Verified:
+    """Measure the front of a run again in a fresh process and write the verified latencies into it.
+
+    Rows verified before are not measured again when a killed verify is repeated; once all are verified, repeating it
+    changes nothing. Raises RunError where the run has no front yet.
+    """
+    run = Run(path)
+    if not len(run.front):
+        raise RunError(f"{path} has no front to verify yet; repeat its search command to go on")
+    space = space_of(run)
+    archs = [run.arch(arch_id) for arch_id in run.front["id"]]
+    targets = list(dict.fromkeys(b.target for b in run.budgets if b.target is not None))
+    if not targets:
+        raise RunError(f"{path} has no latency budget, so there is nothing to verify")
+    with RunDir.reopen(path, recorded_facts()) as writer:
+        for target in targets:
+            _verify_on(target, archs, space, writer, listener)
+        _write(writer)
+    done = Run(path)
+    return Verified(Path(path), len(done.front), hold_rate(held(done.front, done.measurements, done.budgets)))
+
+
+def _verify_on(target: str, archs: list[Arch], space: SearchSpace, writer: RunDir, listener: Listener) -> None:
+    """Measure what is not verified on a target yet, recording each row as it comes."""
+    known = [row for row in writer.measurements() if row["target"] == target]
+    verified = {row["arch"] for row in known if row["phase"] == "verify"}
+    missing = [arch for arch in archs if arch.id not in verified]
+    if not missing:
+        return
+    parsed = Target.parse(target)
+    seconds = estimate_seconds(missing, parsed)
+    listener.say(f"verifying {len(missing)} rows on {target} in a fresh process: about {seconds:.0f} s")
+    listener.progress("verify", 0, len(missing))
+    measured = measure_in_fresh_process(
+        missing,
+        parsed,
+        rng=np.random.default_rng(len(writer.measurements())),
+        reference_ms=reference_of(known, target),
+        say=listener.say,
+    )
+    for done, (index, measurement) in enumerate(measured, start=1):
+        arch = missing[index]
+        writer.record_measurement(measurement_row(arch, space.encode([arch])[0], measurement, "verify"))
+        listener.progress("verify", done, len(missing))
+
+
+def _write(writer: RunDir) -> None:
+    """Put the verified latencies into the front."""
+    run = Run(writer.path)
+    front = run.front.copy()
+    rows = run.measurements[run.measurements["phase"] == "verify"]
+    for target in rows["target"].unique():
+        known = rows[rows["target"] == target].drop_duplicates("arch", keep="last").set_index("arch")["latency_ms"]
+        front[latency_column(target, "verified")] = front["id"].map(known).astype(float)
+    writer.write_front(front)
+    rate = hold_rate(held(front, run.measurements, run.budgets))
+    writer.reach("verified", rows=rate.rows, held=rate.held)
