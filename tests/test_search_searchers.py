@@ -8,13 +8,12 @@ from test_search_bits import Bits, lotz
 
 from nas.errors import InputError
 from nas.search import NSGA2, RandomSearch, hypervolume, pareto_front
-from nas.search.forecast import inner_nsga2
 from nas.space import load_space
 
 SEARCHERS = {
     "random": (RandomSearch, RandomSearch.from_state),
     "nsga2": (NSGA2, NSGA2.from_state),
-    "inner nsga2": (inner_nsga2, NSGA2.from_state),
+    "large nsga2": (lambda space, rng: NSGA2(space, rng, population=400), NSGA2.from_state),
 }
 SPACES = {"bits": lambda: Bits((3, 8, 12)), "digits": lambda: load_space("digits")}
 

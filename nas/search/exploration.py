@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -12,7 +11,7 @@ from numpy.typing import ArrayLike
 
 from nas.arch import Arch
 from nas.errors import InputError
-from nas.search.nsga2 import NSGA2
+from nas.search.nsga2 import NSGA2, population_for
 from nas.search.pareto import pareto_front
 from nas.search.protocol import Floats, Genotypes, Space, as_losses
 from nas.search.random import RandomSearch
@@ -84,7 +83,7 @@ def _search(
     if searcher == "random":
         return search_directly(space, evaluate, RandomSearch(space, rng), evaluations, batch=50)
     if searcher == "nsga2":
-        population = min(400, max(16, math.isqrt(evaluations)))  # small while evaluations are few: more generations
+        population = population_for(evaluations)
         return search_directly(space, evaluate, NSGA2(space, rng, population), evaluations, batch=population)
     return search_in_rounds(
         space, evaluate, lambda X, losses: fit_surrogate(X, losses, space.genes), _plan(evaluations), seed

@@ -7,10 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nas.search.nsga2 import NSGA2
-from nas.search.protocol import Floats, Genotypes, Indices, Searcher, Space, as_losses, as_violation
-
-GENERATION = 400
+from nas.search.nsga2 import population_for
+from nas.search.protocol import Floats, Genotypes, Indices, Searcher, as_losses, as_violation
 
 
 @dataclass(frozen=True)
@@ -57,19 +55,17 @@ def join(parts: Sequence[Candidates]) -> Candidates:
 
 
 def search_predictions(predict: Predict, searcher: Searcher, candidates: int) -> Candidates | None:
-    """All rows that a searcher asks for, `candidates` of them where the space has so many; None where it has none."""
+    """All rows that a searcher asks for, `candidates` of them where the space has so many; None where it has none.
+
+    They are asked for a generation of `population_for(candidates)` at a time.
+    """
     parts: list[Candidates] = []
     left = candidates
     while left > 0:
-        X = searcher.ask(min(GENERATION, left))
+        X = searcher.ask(min(population_for(candidates), left))
         if not len(X):
             break
         parts.append(foresee(predict, X))
         searcher.tell(X, parts[-1].losses, parts[-1].violation)
         left -= len(X)
     return join(parts) if parts else None
-
-
-def inner_nsga2(space: Space, rng: np.random.Generator) -> NSGA2:
-    """NSGA-II with a population for tens of thousands of candidates."""
-    return NSGA2(space, rng, population=GENERATION)

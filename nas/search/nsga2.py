@@ -6,6 +6,8 @@ one that breaks them less wins. Mates are neighbours on the front, which the ori
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from nas.search.distinct import Seen, collect, fresh
@@ -121,6 +123,11 @@ class NSGA2:
         order = np.lexsort((-crowding(self._losses[last], ranks), ranks))[: self._population]
         keep = np.array(last)[order]
         self._X, self._losses, self._violation = self._X[keep], self._losses[keep], self._violation[keep]
+
+
+def population_for(rows: int) -> int:
+    """The population for a search of so many rows: as many members as generations, from 16 to 400."""
+    return min(400, max(16, math.isqrt(rows)))
 
 
 def constrained_ranks(losses: Floats, violation: Floats) -> Indices:

@@ -15,16 +15,15 @@ import numpy as np
 from nas.errors import InputError
 from nas.search.distinct import Seen, fresh
 from nas.search.forecast import (
-    GENERATION,
     Candidates,
     Forecast,
     Predict,
     foresee,
-    inner_nsga2,
     join,
     search_predictions,
 )
 from nas.search.ledger import Evaluate, Ledger, Recorded
+from nas.search.nsga2 import NSGA2, population_for
 from nas.search.pick import best_first, pick_batch
 from nas.search.protocol import Floats, Genotypes, Indices, MakeSearcher, Searcher, Space
 
@@ -90,17 +89,19 @@ def search_in_rounds(
     rounds = _Rounds(Ledger(evaluate, recorded), on_round)
     rounds.add(_initial_rows(space, plan, np.random.default_rng([seed, 0]), initial))
     leads = space.sample(0, np.random.default_rng(seed))
+    population = population_for(plan.candidates)
+    start = make_searcher or (lambda space, rng: NSGA2(space, rng, population))
     while rounds.evaluated < plan.evaluations:
         so_far = rounds.outcome()
         predict = refit(so_far.X, so_far.values)
-        searcher = (make_searcher or inner_nsga2)(space, np.random.default_rng([seed, len(rounds)]))
+        searcher = start(space, np.random.default_rng([seed, len(rounds)]))
         known = foresee(predict, so_far.X)
         found = _promising(predict, searcher, known, leads, plan.candidates)
         if not len(found):
             break
         chosen = pick_batch(found, known, min(plan.batch, plan.evaluations - len(known)), plan.explore)
         best = best_first(found)
-        leads = found.X[best[~np.isin(best, chosen)][: GENERATION // 2]]
+        leads = found.X[best[~np.isin(best, chosen)][: population // 2]]
         rounds.add(found.X[chosen])
     return rounds.outcome()
 
