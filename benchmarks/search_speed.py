@@ -11,8 +11,8 @@ the best possible. REFERENCE lies a tenth of the exact front's range beyond its 
 What was tuned on what: our mating and rates on instances 0, 10, 11 and 12; our population rule there too, but it was
 brought into this search after a fixed population of 400 lost to Optuna at 4,000 candidates on instance 1 (0.830 to
 0.843). So instances 1 to 3, reported at first, were dropped for 4 to 6, which nothing was chosen on. pymoo had less
-tuning: its population (of 50, 100, 200 and 400) on instance 0, at 10^5 candidates. Optuna runs with its defaults, on the
-first instance. The last row searches the shipped space `vit_cifar` with cost as objectives: time only.
+tuning: its population (of 50, 100, 200 and 400) on instance 0, at 10^5 candidates. Optuna runs with its defaults, on
+the first instance. The last row searches the shipped space `vit_cifar` with cost as objectives: time only.
 """
 
 from __future__ import annotations
