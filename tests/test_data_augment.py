@@ -59,7 +59,7 @@ def test_keyed_draws_are_uniform():
 
 def test_digits_are_not_mirrored():
     data = load_data("digits", resolution=8, in_channels=1)
-    assert augmentation_for(data) == Augmentation(pad=1, flip=False)
+    assert augmentation_for(data) == Augmentation(pad=1, flip=False, share=0.3)
 
 
 @given(st.integers(1, 40), st.integers(1, 50), st.integers(0, 100))
@@ -86,3 +86,10 @@ def test_mixup_blends_images_and_targets_alike():
     assert torch.allclose(targets.sum(1), torch.ones(8))
     assert torch.allclose(targets @ values, mixed.flatten(), atol=1e-5)
     assert ((targets > 0).sum(1) > 1).any()
+
+
+def test_only_a_share_of_the_images_is_shifted():
+    batch = images(400)
+    out = Augmentation(1, False, share=0.25)(batch, 0, np.zeros(400, int), np.arange(400))
+    moved = np.mean([not torch.equal(a, b) for a, b in zip(batch, out, strict=True)])
+    assert moved == pytest.approx(0.25 * 8 / 9, abs=0.07)  # one shift in nine is none

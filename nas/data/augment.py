@@ -17,29 +17,34 @@ Ints = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Random crop after `pad` pixels of zero padding on each side (a shift), and a mirror image half of the time."""
+    """Random crop after `pad` pixels of zero padding on each side (a shift) for a `share` of the images, and a mirror
+    image half of the time."""
 
     pad: int
     flip: bool
+    share: float = 1.0
 
     def __call__(self, images: Tensor, seed: int, epochs: Ints, samples: Ints) -> Tensor:
         """images (B, C, H, W) uint8, epochs (B,), samples (B,), rows of the train split -> (B, C, H, W) uint8."""
         if not self.pad and not self.flip:
             return images
         _, _, height, width = images.shape
-        draws = keyed_uniform(seed, epochs, samples, 3)
+        draws = keyed_uniform(seed, epochs, samples, 4)
         shift = (draws[:, :2] * (2 * self.pad + 1)).astype(np.int64)
+        shift[draws[:, 3] >= self.share] = self.pad
         rows = shift[:, :1] + np.arange(height)
         cols = shift[:, 1:2] + np.arange(width)
         if self.flip:
-            cols = np.where(draws[:, 2:] < 0.5, cols[:, ::-1], cols)
+            cols = np.where(draws[:, 2:3] < 0.5, cols[:, ::-1], cols)
         return _gather(torch.nn.functional.pad(images, (self.pad,) * 4), rows, cols)
 
 
 def augmentation_for(data: Data) -> Augmentation:
-    """Crop with an eighth of padding (4 pixels at 32, as is usual for CIFAR) and flips for colour images; shifts alone
-    for grey ones: a mirrored digit is another digit, or none."""
-    return Augmentation(pad=max(1, data.resolution // 8), flip=data.in_channels == 3)
+    """Crop with an eighth of padding (4 pixels at 32, as is usual for CIFAR) and flips for colour images; shifts alone,
+    of three images in ten, for grey ones: a mirrored digit is another digit, or none, and on 8x8 digits shifting all of
+    them cost 19 points of accuracy within a minute of training, where shifting a few gained one."""
+    pad = max(1, data.resolution // 8)
+    return Augmentation(pad, flip=True) if data.in_channels == 3 else Augmentation(pad, flip=False, share=0.3)
 
 
 def keyed_uniform(seed: int, epochs: Ints, samples: Ints, draws: int) -> npt.NDArray[np.float64]:
