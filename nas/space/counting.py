@@ -8,7 +8,6 @@ rejections.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -16,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nas.space.layout import INACTIVE, Factor, Genotypes, Layout
+from nas.space.tables import FactorTables
 
 COST_BINS = 1024
 State = tuple[int, ...]
@@ -34,17 +34,15 @@ class _Step:
 
 
 class Paths:
-    """The canonical rows of a space as paths through states, with a cost that adds over factors.
+    """The canonical rows of a space as paths through states, with a cost that adds over factors: the first column of
+    `tables`."""
 
-    factor_costs: for each factor of the layout, its table in mixed-radix order of its columns (see `FactorTables`).
-    """
-
-    def __init__(self, layout: Layout, factor_costs: Sequence[NDArray[np.float64]]) -> None:
-        self.layout = layout
+    def __init__(self, layout: Layout, tables: FactorTables) -> None:
+        self.layout, self.tables = layout, tables
         self.last_use = self._last_use()
         self.known_at: dict[int, list[tuple[Factor, NDArray[np.float64]]]] = {}
-        for factor, costs in zip(layout.factors, factor_costs, strict=True):
-            self.known_at.setdefault(_known_at(factor), []).append((factor, costs))
+        for factor, table in zip(layout.factors, tables.tables, strict=True):
+            self.known_at.setdefault(_known_at(factor), []).append((factor, table[:, 0]))
         self.steps: list[_Step] = []
         states: list[State] = [()]
         live: tuple[int, ...] = ()
@@ -179,7 +177,10 @@ class Paths:
         values, successors, costs = np.full(shape, INACTIVE, np.int16), np.full(shape, -1, np.intp), np.zeros(shape)
         for s, state in enumerate(states):
             known = dict(zip(live, state, strict=True))
-            active = gene.depth_column is None or self._depth(known[gene.depth_column], gene.depth_column) > gene.block
+            active = (
+                gene.depth_column is None
+                or self.layout.depths(gene.depth_column)[known[gene.depth_column]] > gene.block
+            )
             for choice in range(len(gene.choices)) if active else [0]:
                 value = choice if active else INACTIVE
                 after = known | {column: value}
@@ -190,21 +191,9 @@ class Paths:
         return _Step(values, successors, costs), list(index), onward
 
     def _cost_known_at(self, column: int, values: dict[int, int]) -> float:
-        total = 0.0
-        for factor, costs in self.known_at.get(column, []):
-            if (
-                factor.depth_column is not None
-                and self._depth(values[factor.depth_column], factor.depth_column) <= factor.block
-            ):
-                continue
-            row = 0
-            for c in factor.columns:
-                row = row * len(self.layout.genes[c].choices) + values[c]
-            total += float(costs[row])
-        return total
-
-    def _depth(self, choice: int, column: int) -> float:
-        return self.layout.genes[column].choices[choice]
+        here = self.known_at.get(column, [])
+        present = (pair for pair in here if self.tables.present(pair[0], values))
+        return sum(float(costs[self.tables.row(factor, values)]) for factor, costs in present)
 
 
 def _needs(factor: Factor) -> tuple[int, ...]:

@@ -30,6 +30,11 @@ class Gene:
     depth_column: int | None = None
     block: int = 0
 
+    @property
+    def first_value(self) -> int:
+        """The smallest value in a canonical row: -1 where the gene can be inactive, else 0."""
+        return 0 if self.depth_column is None else INACTIVE
+
 
 @dataclass(frozen=True)
 class Factor:
@@ -80,6 +85,10 @@ class Layout:
     def _add(self, gene: Gene) -> int:
         self.genes.append(gene)
         return len(self.genes) - 1
+
+    def depths(self, column: int) -> NDArray[np.int64]:
+        """The number of blocks that each choice of a depth gene stands for."""
+        return np.asarray(self.genes[column].choices, np.int64)
 
     def value(self, row: NDArray[Any], column: int) -> Any:
         return self.genes[column].choices[row[column]]

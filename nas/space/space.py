@@ -173,21 +173,16 @@ class SearchSpace:
 
     def cost(self, X: Genotypes) -> Cost:
         """MACs, params and peak activations of (n, d) genotypes: arrays of shape (n,), equal to `nas.cost` of each."""
-        sums = self._sums.total(X)
-        peak = self._peaks.largest(X)[:, 0]
-        return Cost(sums[:, 0].astype(np.int64), sums[:, 1].astype(np.int64), peak.astype(np.int64))
+        macs, params, peak = self._costs.total(X).astype(np.int64).T
+        return Cost(macs, params, peak)
 
     def features(self, X: Genotypes) -> NDArray[np.float64]:
         """Predictor features of (n, d) genotypes, shape (n, len(FEATURES)), equal to `nas.cost.features` of each."""
         return self._features.total(X)
 
     @cached_property
-    def _sums(self) -> FactorTables:
-        return FactorTables(self._layout, lambda ops: np.array(totals(ops)[:2], float))
-
-    @cached_property
-    def _peaks(self) -> FactorTables:
-        return FactorTables(self._layout, lambda ops: np.array(totals(ops)[2:], float))
+    def _costs(self) -> FactorTables:
+        return FactorTables(self._layout, lambda ops: np.array(totals(ops), float), added=2)
 
     @cached_property
     def _features(self) -> FactorTables:
@@ -195,7 +190,7 @@ class SearchSpace:
 
     @cached_property
     def _paths(self) -> Paths:
-        return Paths(self._layout, [table[:, 0] for table in self._sums.tables])
+        return Paths(self._layout, self._costs)
 
     def _corner(self, end: int) -> Arch:
         row = np.array([[range(len(gene.choices))[end] for gene in self.genes]], np.int16)
@@ -205,8 +200,7 @@ class SearchSpace:
         active = np.ones(X.shape, bool)
         for column, gene in enumerate(self.genes):
             if gene.depth_column is not None:
-                depths = np.asarray(self.genes[gene.depth_column].choices)
-                active[:, column] = depths[X[:, gene.depth_column]] > gene.block
+                active[:, column] = self._layout.depths(gene.depth_column)[X[:, gene.depth_column]] > gene.block
         return active
 
     def _any_values(self, n: int, rng: np.random.Generator) -> Genotypes:
