@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import copy
 import logging
-import os
-import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +15,7 @@ import numpy as np
 
 from nas.arch import Arch
 from nas.errors import ExportError
+from nas.files import write_whole
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -135,18 +134,9 @@ def _difference(network: nn.Module, arch: Arch, data: bytes) -> tuple[float, flo
 
 
 def _write(path: Path, data: bytes) -> None:
-    name = None
     try:
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-            name = file.name
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(name, 0o644)  # a temporary file is private, an exported model is meant to be passed on
-        os.replace(name, path)
+        write_whole(path, data)
     except OSError as error:
-        if name is not None:
-            Path(name).unlink(missing_ok=True)
         raise ExportError(f"{path} could not be written: {error.strerror or error}; choose another place") from None
 
 

@@ -16,7 +16,6 @@ import csv
 import errno
 import json
 import os
-import tempfile
 import time
 import tomllib
 from collections.abc import Callable, Sequence
@@ -28,6 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nas.errors import MeasureError, RunError
+from nas.files import write_whole
 from nas.latency.host import host_facts
 from nas.latency.measure import Measurement
 from nas.latency.protocol import Say
@@ -195,21 +195,6 @@ class TableWriter:
             ) from None
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Write a file that appears whole or not at all."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(name, 0o644)
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
-
-
 def _append_line(path: Path, line: str) -> None:
     """The line is on the disk when this returns; where it does not fit, the file is left as it was."""
     with open(path, "ab", buffering=0) as file:
@@ -231,7 +216,8 @@ def _new_header(target: Target, space: SearchSpace | None) -> dict[str, Any]:
     header: dict[str, Any] = {"schema": 1, "target": str(target), **asdict(target)}
     header |= {"source": "measured", "started": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())}
     if space is not None:
-        header["space"] = {"name": space.name, "digest": space.digest, "genes": [gene.name for gene in space.genes]}
+        genes = [gene.name for gene in space.genes]
+        header["space"] = {"name": space.name, "digest": space.digest, "genes": genes, "toml": space.to_toml()}
     return header | {"host": host_facts()}
 
 

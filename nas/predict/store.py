@@ -9,8 +9,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
-import tempfile
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from nas.errors import RunError
+from nas.files import write_whole
 from nas.predict.card import Card
 from nas.predict.core import Core
 from nas.predict.origin import Origin
@@ -62,9 +61,9 @@ def write_state(folder: str | Path, state: State) -> Path:
         ) from None
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        _replace(folder / ARRAYS, arrays)
-        _replace(folder / CARD, state.card.to_markdown().encode())
-        _replace(folder / HEADER, text.encode())
+        write_whole(folder / ARRAYS, arrays)
+        write_whole(folder / CARD, state.card.to_markdown().encode())
+        write_whole(folder / HEADER, text.encode())
     except OSError as error:
         raise RunError(f"cannot write the predictor to {folder}: {error.strerror}; choose another folder") from None
     return folder
@@ -104,18 +103,3 @@ def _unpack(folder: Path, header: dict[str, Any], packed: bytes, facts: Sequence
 
 def _damaged(folder: Path, what: str) -> RunError:
     return RunError(f"the predictor in {folder} is damaged ({what}); restore it or fit it again")
-
-
-def _replace(path: Path, content: bytes) -> None:
-    """Write to a temporary name in the same folder, fsync, rename: the file is the old one or the new one, whole."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise

@@ -7,20 +7,19 @@ import errno
 import json
 import math
 import os
-import secrets
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, NoReturn
 
 from nas.errors import RunError
+from nas.files import PART, sync_folder, whole_file
 
 Row = dict[str, Any]
 Check = Callable[[Row], str | None]
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _CLOSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENOENT, errno.EEXIST)
-_PART = ".part"
 
 
 class Rows(NamedTuple):
@@ -48,7 +47,7 @@ class Journal:
             os.ftruncate(self._fd, self._end)
             os.fsync(self._fd)
             if fresh:
-                _sync_folder(path.parent)
+                sync_folder(path.parent)
 
     def append(self, row: Mapping[str, Any]) -> Row:
         """Write one row and return it as it will be read again. `RunError`: NaN or infinity in it, or no room on the
@@ -107,17 +106,10 @@ def read_rows(path: Path, check: Check | None = None) -> Rows:
 def atomic_path(path: Path) -> Iterator[Path]:
     """A temporary path beside `path` to write to; on success it is fsync'd and takes `path`'s place, otherwise it is
     removed and `path` is what it was. The folder is made if need be. `RunError`: full or read-only disk."""
-    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}{_PART}")
-    try:
-        with _storage(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
+    with _storage(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with whole_file(path) as part:
             yield part
-            with open(part, "rb") as file:
-                os.fsync(file.fileno())
-            os.replace(part, path)
-            _sync_folder(path.parent)
-    finally:
-        part.unlink(missing_ok=True) if part.parent.is_dir() else None
 
 
 def write_atomic(path: Path, content: bytes | str) -> None:
@@ -148,7 +140,7 @@ def plain(value: Any, where: str) -> Any:
 
 def sweep(folder: Path) -> None:
     """Remove the temporary files that killed writers left in a run; call it with the run's lock held."""
-    for part in folder.rglob(f".*{_PART}"):
+    for part in folder.rglob(f".*{PART}"):
         part.unlink(missing_ok=True)
 
 
@@ -213,14 +205,6 @@ def _write_at(fd: int, content: bytes, offset: int) -> None:
     while content:
         written = os.pwrite(fd, content, offset)
         content, offset = content[written:], offset + written
-
-
-def _sync_folder(folder: Path) -> None:
-    fd = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 @contextlib.contextmanager
