@@ -42,7 +42,7 @@ class Augmentation:
 def augmentation_for(data: Data) -> Augmentation:
     """Crop with an eighth of padding (4 pixels at 32, as is usual for CIFAR) and flips for colour images; shifts alone,
     of three images in ten, for grey ones: a mirrored digit is another digit, or none, and on 8x8 digits shifting all of
-    them cost 19 points of accuracy within a minute of training, where shifting a few gained one."""
+    them cost 19 points of accuracy within a minute of training, where shifting a few cost nothing to speak of."""
     pad = max(1, data.resolution // 8)
     return Augmentation(pad, flip=True) if data.in_channels == 3 else Augmentation(pad, flip=False, share=0.3)
 
