@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from nas.errors import InputError
 from nas.pipeline.listener import SILENT, Listener
 from nas.space import SearchSpace, load_space
 from nas.training import Plan, Progress, Trained
@@ -19,6 +20,7 @@ def train(
     from nas.data import load_data
 
     space = space if isinstance(space, SearchSpace) else load_space(space)
+    _check_device(options.get("device", "cpu"))
     loaded = load_data(
         data,
         resolution=space.resolution,
@@ -26,10 +28,10 @@ def train(
         num_classes=space.num_classes,
         say=listener.say,
     )
-    for note in loaded.notes:
-        listener.say(note)
 
     def announce(plan: Plan, done: int) -> None:
+        for note in loaded.notes:
+            listener.say(note)
         listener.say(f"training {space.name}: {plan}" + (f"; going on from step {done}" if done else ""))
         listener.progress("train", done, plan.steps)
 
@@ -37,3 +39,14 @@ def train(
         listener.progress("train", now.step, now.steps, f"loss {now.loss:.3f}, {now.images_per_second:.0f} images/s")
 
     return train_supernet(space, loaded, out, announce=announce, progress=report, **options)
+
+
+def _check_device(device: str) -> None:
+    """Refuse what torch cannot compute on here, before anything is loaded for it."""
+    import torch
+
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0][:80]
+        raise InputError(f"device {device!r} is not to be had here ({reason}); give cpu, or leave it out") from None
