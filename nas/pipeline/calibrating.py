@@ -5,9 +5,10 @@ The rows that a run measures are evidence: they are recorded as they come, and a
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -45,6 +46,31 @@ def latency_keys(budgets: Iterable[Budget]) -> list[tuple[str, str]]:
     return list(dict.fromkeys([*plain, *limited]))
 
 
+def check_targets(keys: Iterable[tuple[str, str]]) -> None:
+    """Refuse targets that are not to be had here; TargetError."""
+    for target in dict.fromkeys(target for _, target in keys):
+        Target.parse(target).check()
+
+
+def latency_ends(
+    space: SearchSpace, keys: Sequence[tuple[str, str]], given: Sequence[LatencyPredictor], listener: Listener
+) -> dict[str, tuple[float, float]]:
+    """Latency of the smallest and of the largest network, ms, by budget key: as a given predictor has it, else measured
+    now, so that a budget out of reach is refused before anything is calibrated for it."""
+    ends: dict[str, tuple[float, float]] = {}
+    measured: dict[str, list[Measurement]] = {}
+    corners = [space.smallest, space.largest]
+    for metric, target in keys:
+        predictor = _serving(given, metric, target)
+        if predictor is None and target not in measured:
+            listener.say(f"measuring the smallest and the largest network on {target}, to see what can be asked of it")
+            found = dict(measure_archs(corners, Target.parse(target), rng=np.random.default_rng(0), say=listener.say))
+            measured[target] = [found[place] for place in range(len(corners))]
+        pair = [getattr(m, metric) for m in measured[target]] if predictor is None else predictor.mean(corners)
+        ends[f"{metric}@{target}"] = (float(min(pair)), float(max(pair)))
+    return ends
+
+
 def calibrate(
     run: RunDir,
     space: SearchSpace,
@@ -56,7 +82,7 @@ def calibrate(
     """For each (metric, target) what is known of it, by budget key; measures where no given predictor serves."""
     found: dict[str, Calibrated] = {}
     for metric, target in keys:
-        predictor = next((p for p in given if _serves(p, metric, target)), None)
+        predictor = _serving(given, metric, target)
         if predictor is None:
             measure_rows(run, space, target, "calibrate", _wanted(space, seed), listener)
             predictor = _fit(run, space, metric, target)
@@ -159,9 +185,13 @@ def _fit(run: RunDir, space: SearchSpace, metric: str, target: str) -> LatencyPr
     )
 
 
-def _serves(predictor: LatencyPredictor, metric: str, target: str) -> bool:
-    made = predictor.card.made_with
-    return made.get("target") == target and made.get("metric", "latency_ms") == metric
+def _serving(given: Sequence[LatencyPredictor], metric: str, target: str) -> LatencyPredictor | None:
+    """The first predictor that was fitted on that metric of that target."""
+
+    def serves(made: Mapping[str, Any]) -> bool:
+        return made.get("target") == target and made.get("metric", "latency_ms") == metric
+
+    return next((predictor for predictor in given if serves(predictor.card.made_with)), None)
 
 
 def _warn_if_elsewhere(predictor: LatencyPredictor, target: str, listener: Listener) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +24,14 @@ def fit_latency_table(table: str | Path, out: str | Path, *, metric: str = "late
             f"{table} does not say which search space its networks are from; measure it with `nas measure`"
         )
     space = space_from_toml(read.header["space"]["toml"])
-    predictor = fit_latency(
-        read.genotypes,
-        read.rows[metric].to_numpy(),
-        space=space,
-        made_with=made_with(str(read.target), metric, read.reference_ms),
-        rng=np.random.default_rng(0),
-    )
+    with one_thread():
+        predictor = fit_latency(
+            read.genotypes,
+            read.rows[metric].to_numpy(),
+            space=space,
+            made_with=made_with(str(read.target), metric, read.reference_ms),
+            rng=np.random.default_rng(0),
+        )
     predictor.save(out)
     return predictor
 
@@ -40,16 +43,28 @@ def fit_accuracy_run(run: str | Path, out: str | Path) -> AccuracyPredictor:
     rows = rows[rows["split"] == "search"]
     if not len(rows):
         raise RunError(f"{run} has no evaluations on the search split yet; repeat its search command to go on")
-    predictor = fit_accuracy(
-        np.array(rows["genotype"].tolist(), np.int16),
-        rows["accuracy"].to_numpy(float),
-        int(rows["images"].iloc[0]),
-        space=space_of(read),
-        made_with={"run": Path(run).name, "supernet": read.inputs["supernet"], "data": read.inputs["data"]},
-        rng=np.random.default_rng(0),
-    )
+    with one_thread():
+        predictor = fit_accuracy(
+            np.array(rows["genotype"].tolist(), np.int16),
+            rows["accuracy"].to_numpy(float),
+            int(rows["images"].iloc[0]),
+            space=space_of(read),
+            made_with={"run": Path(run).name, "supernet": read.inputs["supernet"], "data": read.inputs["data"]},
+            rng=np.random.default_rng(0),
+        )
     predictor.save(out)
     return predictor
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Linear algebra on one thread. The matrices here are small: threads that wait for one another make fits slower,
+    many times so beside other work, and let the last bits depend on the number of cores."""
+    import scipy.linalg  # noqa: F401  only a library that is loaded can be limited, and SciPy brings its own
+    from threadpoolctl import threadpool_limits
+
+    with threadpool_limits(1, "blas"):
+        yield
 
 
 def space_of(run: Run) -> SearchSpace:

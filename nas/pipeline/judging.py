@@ -98,9 +98,9 @@ def believe(X: Genotypes, accuracy: Floats, images: int, space: SearchSpace, rng
     predicted, predicted_se = np.empty(len(X)), np.empty(len(X))
     for held in range(FOLDS):
         test = fold == held
-        model = fit_accuracy(X[~test], accuracy[~test], images, space=space, level=LEVEL)
         with warnings.catch_warnings():  # a row outside the other folds gets no interval, so its own measurement rules
             warnings.simplefilter("ignore", PredictionWarning)
+            model = fit_accuracy(X[~test], accuracy[~test], images, space=space, level=LEVEL)
             guess = model.predict(X[test])
         predicted[test] = guess.mean
         predicted_se[test] = (guess.high - guess.low).clip(min=1e-6) / (2 * NORMAL_QUANTILE)

@@ -7,6 +7,7 @@ evaluate, refit; measure the finalists; accept and take the front; test accuracy
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,13 +20,20 @@ from nas.arch import Arch
 from nas.data import Data, load_data
 from nas.errors import BudgetError, InputError, RunError
 from nas.model import Supernet, extract
-from nas.pipeline.calibrating import calibrate, latency_keys, load_predictors, measure_rows
-from nas.pipeline.fitting import recorded_facts
+from nas.pipeline.calibrating import (
+    calibrate,
+    check_targets,
+    latency_ends,
+    latency_keys,
+    load_predictors,
+    measure_rows,
+)
+from nas.pipeline.fitting import one_thread, recorded_facts
 from nas.pipeline.judging import LEVEL, Beliefs, Judge, believe, choose, finalists
 from nas.pipeline.listener import SILENT, Listener
 from nas.pipeline.measuring import spread
 from nas.pipeline.running import Run
-from nas.predict import AccuracyPredictor, fit_accuracy
+from nas.predict import AccuracyPredictor, LatencyPredictor, PredictionWarning, fit_accuracy
 from nas.runs import RunDir, write_atomic
 from nas.runs.front import latency_column
 from nas.search import (
@@ -76,20 +84,25 @@ def search(
     if searcher not in SEARCHERS:
         raise InputError(f"unknown searcher {searcher!r}, expected one of {', '.join(SEARCHERS)}")
     parsed = tuple(parse_budget(b) if isinstance(b, str) else b for b in budgets)
+    keys = latency_keys(parsed)
+    check_targets(keys)
     task = _Task.load(space, supernet, listener)
+    given = load_predictors(predictors, task.space)
     asked = {
         "space": {"name": task.space.name, "digest": task.space.digest, "toml": task.space.to_toml()},
         "supernet": {"digest": task.info.digest, "steps": task.info.steps},
         "data": {"spec": task.info.data, "hashes": task.info.data_hashes},
         "budgets": [str(budget) for budget in parsed],
-        "predictors": [p.card.made_with for p in load_predictors(predictors, task.space)],
+        "predictors": [p.card.made_with for p in given],
         "searcher": searcher,
         "evaluations": evaluations,
         "seed": seed,
     }
     folder = Path(out) if out is not None else _new_folder(task.space)
-    _check_exact(parsed, task.space)
-    with RunDir(folder, asked, recorded_facts() | {"supernet": str(task.info.path)}) as run:
+    check_reachable(parsed, Judge(task.space, (), (), {}).ranges())
+    if not (folder / "run.json").exists():
+        check_reachable(parsed, latency_ends(task.space, keys, given, listener))
+    with one_thread(), RunDir(folder, asked, recorded_facts() | {"supernet": str(task.info.path)}) as run:
         for note in run.notes:
             listener.say(note)
         if run.resumed:
@@ -97,7 +110,7 @@ def search(
                 f"going on with {folder}: {len(run.evaluations())} evaluated, {len(run.measurements())} measured"
             )
         if run.stage in ("new", "calibrated", "searched"):
-            judge = _calibrated(run, task, parsed, predictors, seed)
+            judge = _calibrated(run, task, parsed, given, seed)
             outcome = _search_rounds(run, task, judge, searcher, evaluations, seed)
             _select(run, task, judge, outcome, seed)
     return Run(folder)
@@ -159,9 +172,8 @@ class _Task:
 
 
 def _calibrated(
-    run: RunDir, task: _Task, budgets: tuple[Budget, ...], predictors: Sequence[str | Path], seed: int
+    run: RunDir, task: _Task, budgets: tuple[Budget, ...], given: Sequence[LatencyPredictor], seed: int
 ) -> Judge:
-    given = load_predictors(predictors, task.space)
     keys = latency_keys(budgets)
     latency = calibrate(run, task.space, keys, given, seed, task.listener)
     objectives = tuple(f"latency_ms@{target}" for target in dict.fromkeys(target for _, target in keys)) or ("macs",)
@@ -169,12 +181,6 @@ def _calibrated(
     check_reachable(budgets, judge.ranges())
     run.reach("calibrated", objectives=list(objectives))
     return judge
-
-
-def _check_exact(budgets: Sequence[Budget], space: SearchSpace) -> None:
-    """Refuse what is out of reach before anything is measured, as far as the space alone tells."""
-    exact = [b for b in budgets if b.target is None]
-    check_reachable(exact, Judge(space, (), (), {}).ranges())
 
 
 def _search_rounds(run: RunDir, task: _Task, judge: Judge, searcher: str, evaluations: int, seed: int) -> Outcome:
@@ -200,7 +206,9 @@ def _search_rounds(run: RunDir, task: _Task, judge: Judge, searcher: str, evalua
         return values
 
     def model(X: Genotypes, values: np.ndarray[Any, Any]) -> Any:
-        accuracy = fit_accuracy(X, values[:, 0], images, space=task.space, level=LEVEL)
+        with warnings.catch_warnings():  # too few rows for an interval do not matter where only the mean is asked
+            warnings.simplefilter("ignore", PredictionWarning)
+            accuracy = fit_accuracy(X, values[:, 0], images, space=task.space, level=LEVEL)
         believed[:] = [accuracy]
         return lambda rows: judge.forecast(rows, accuracy.mean(rows))
 
@@ -285,8 +293,9 @@ def _select(run: RunDir, task: _Task, judge: Judge, outcome: Outcome, seed: int)
     measured = {key: _column(run, archs, known.target, known.metric) for key, known in judge.latency.items()}
     selection = choose(judge, X, beliefs, measured, ALPHA)
     if not len(selection.front):
+        asked = " and ".join(map(str, judge.budgets))
         raise BudgetError(
-            f"none of {len(X)} finalists can be promised to hold {' and '.join(map(str, judge.budgets))}; "
+            f"none of {len(outcome.X)} evaluated architectures can be promised to hold {asked}; "
             "loosen the budget, or evaluate more with --evaluations and another --out"
         )
     front = selection.front
