@@ -15,6 +15,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # it would read the [/tN] of a target as markup
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 space_app = typer.Typer(help="Look at search spaces.", no_args_is_help=True)
@@ -31,7 +32,7 @@ Classes = Annotated[int | None, typer.Option("--num-classes", min=2, help="Class
 
 
 def _example(command: str) -> str:
-    return f"Example:  {command}"
+    return f"\b\nExample:  {command}"  # \b: a line to copy is not wrapped
 
 
 @app.callback(invoke_without_command=True)
@@ -298,12 +299,18 @@ def status(run: RunPath, as_json: Json = False) -> None:
 
 
 @app.command(epilog=_example("nas report results/runs/demo"))
-def report(run: RunPath, as_json: Json = False) -> None:
+def report(
+    run: RunPath,
+    png: Annotated[Path | None, typer.Option("--png", help="Write a picture of the front there as well.")] = None,
+    as_json: Json = False,
+) -> None:
     """Write report.html into a run: one file that opens offline."""
-    from nas.report import write_report
+    from nas.report import front_png, write_report
 
-    path = write_report(run)
-    emit(as_json, {"report": str(path)}, str(path))
+    files = {"report": str(write_report(run))}
+    if png is not None:
+        files["png"] = str(front_png(run, png))
+    emit(as_json, files, "\n".join(files.values()))
 
 
 @app.command(epilog=_example("nas pareto results/runs/demo --where 'params<=0.2M' --best accuracy"))

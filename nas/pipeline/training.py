@@ -8,7 +8,7 @@ from typing import Any
 from nas.errors import InputError
 from nas.pipeline.listener import SILENT, Listener
 from nas.space import SearchSpace, load_space
-from nas.training import Plan, Progress, Trained
+from nas.training import Plan, Progress, Trained, make_sampler
 from nas.training import train as train_supernet
 
 
@@ -21,6 +21,8 @@ def train(
 
     space = space if isinstance(space, SearchSpace) else load_space(space)
     _check_device(options.get("device", "cpu"))
+    if isinstance(sampler := options.get("sampler"), str):
+        make_sampler(sampler, space, 4, 0)  # an unknown one is refused before the data is read and a folder is made
     loaded = load_data(
         data,
         resolution=space.resolution,

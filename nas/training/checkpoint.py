@@ -8,17 +8,18 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from nas import files
 from nas.data import Normalise
-from nas.errors import RunError, TrainError
+from nas.errors import RunError, SpaceError, TrainError
 from nas.model import Supernet
-from nas.space import SearchSpace, SpaceSpec, StageSpec
+from nas.space import SearchSpace, space_from_toml
 
 CHECKPOINT, SUPERNET, MANIFEST = "checkpoint.safetensors", "supernet.safetensors", "train.json"
 FORMAT = 1
@@ -117,16 +118,14 @@ def load_supernet(where: str | Path, space: SearchSpace | None = None) -> tuple[
 
 def space_meta(space: SearchSpace) -> Meta:
     """The whole definition of a space, for metadata."""
-    return {"name": space.name, "digest": space.digest, "spec": asdict(space.spec)}
+    return {"name": space.name, "digest": space.digest, "toml": space.to_toml()}
 
 
 def space_from(meta: Meta, where: Path) -> SearchSpace:
     """The space that `space_meta` described."""
     try:
-        values = {key: _frozen(value) for key, value in meta["spec"].items()}
-        stages = tuple(StageSpec(**{k: _frozen(v) for k, v in stage.items()}) for stage in meta["spec"]["stages"])
-        space = SearchSpace(SpaceSpec(**values | {"stages": stages}))
-    except (KeyError, TypeError) as error:
+        space = space_from_toml(meta["toml"])
+    except (KeyError, SpaceError) as error:
         raise RunError(f"{where} describes its space in a way this version does not know ({error})") from None
     if space.digest != meta["digest"]:
         raise RunError(f"{where} is of space {meta['digest']}, which reads as {space.digest} here; train anew")
@@ -144,28 +143,13 @@ def check_space(meta: Meta, space: SearchSpace, where: Path) -> None:
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """`content` under a temporary name, on the disk, then renamed: `path` is never half-written."""
-    part = path.with_name(f".{path.name}.part")  # one name, so that a killed writer's remains are replaced by the next
+    """`files.write_whole`, where a full disk is a `TrainError` that says what is still there."""
     try:
-        with part.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-        _sync_folder(path.parent)
+        files.write_whole(path, content)
     except OSError as error:
-        part.unlink(missing_ok=True)
         kept = f"the {path.name} written before is intact" if path.exists() else "nothing was left half-written"
         cure = f"free {len(content) / 2**20:.0f} MiB" if error.errno in _FULL else "mend that"
         raise TrainError(f"cannot write {path} ({error.strerror}): {kept}; {cure} and repeat the command") from None
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 @contextmanager
@@ -187,7 +171,3 @@ def writing(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.close(handle)
-
-
-def _frozen(value: Any) -> Any:
-    return tuple(_frozen(item) for item in value) if isinstance(value, list) else value
