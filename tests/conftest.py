@@ -19,6 +19,8 @@ from hypothesis import settings
 from nas import catalogue
 
 if TYPE_CHECKING:
+    from journey import Journey
+
     from nas.space import SearchSpace
 
 settings.register_profile("shared machine", deadline=None)  # an example that takes long says nothing about the code
@@ -62,3 +64,11 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip("no shared data: set NAS_SHARED_DATA to the folder that holds cifar10/ and latency/")
     return folder
+
+
+@pytest.fixture(scope="session")
+def journey(tmp_path_factory: pytest.TempPathFactory) -> Journey:
+    """What the verbs said and wrote on the way from training to an export. Nobody writes into it."""
+    from journey import go
+
+    return go(tmp_path_factory.mktemp("journey"))
