@@ -21,6 +21,7 @@ if TYPE_CHECKING:  # the same names as in _HOME, for type checkers and editors; 
     from nas.pipeline import measure as measure
     from nas.pipeline import search as search
     from nas.pipeline import train as train
+    from nas.pipeline import verify as verify
     from nas.predict import LatencyPredictor as LatencyPredictor
     from nas.predict import Prediction as Prediction
     from nas.predict import fit_latency as fit_latency
@@ -52,6 +53,7 @@ _HOME: Final = {
     "pareto_front": "nas.search",
     "search": "nas.pipeline",
     "train": "nas.pipeline",
+    "verify": "nas.pipeline",
 }
 """Public name -> the module that holds it."""
 

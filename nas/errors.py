@@ -41,5 +41,9 @@ class TrainError(NasError):
     """Training that cannot go on, such as a loss that is not finite."""
 
 
+class SearchError(NasError):
+    """A search that ended without an architecture that can be promised."""
+
+
 class ExportError(NasError):
     """A network that could not be exported, or an export that does not agree with it."""

@@ -18,7 +18,7 @@ import numpy as np
 
 from nas.arch import Arch
 from nas.data import Data, load_data
-from nas.errors import BudgetError, InputError, RunError
+from nas.errors import InputError, RunError, SearchError
 from nas.model import Supernet, extract
 from nas.pipeline.calibrating import (
     calibrate,
@@ -294,7 +294,7 @@ def _select(run: RunDir, task: _Task, judge: Judge, outcome: Outcome, seed: int)
     selection = choose(judge, X, beliefs, measured, ALPHA)
     if not len(selection.front):
         asked = " and ".join(map(str, judge.budgets))
-        raise BudgetError(
+        raise SearchError(
             f"none of {len(outcome.X)} evaluated architectures can be promised to hold {asked}; "
             "loosen the budget, or evaluate more with --evaluations and another --out"
         )

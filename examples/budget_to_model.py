@@ -1,0 +1,27 @@
+"""The whole path from Python, on 8x8 digits: budget, supernet, search, verification, ONNX. About two minutes.
+
+python examples/budget_to_model.py [FOLDER]
+"""
+
+import sys
+from pathlib import Path
+
+import nas
+
+BUDGET = "latency_ms<=0.15@local/onnxruntime/fp32"
+
+
+def main(folder: Path) -> None:
+    trained = nas.train("digits", "digits", folder / "supernet", steps=1000)
+    print(f"supernet: {trained.accuracy}")
+    run = nas.search("digits", folder / "supernet", budgets=[BUDGET], out=folder / "run", evaluations=80)
+    verified = nas.verify(run.path)
+    print(f"{verified.rate.held} of {verified.rate.rows} architectures hold {BUDGET} in a fresh process")
+    run = nas.load_run(run.path)  # with the verified latencies
+    best = run.front.sort_values("accuracy_predicted").iloc[-1]
+    exported = run.export(best["id"], folder / "best.onnx")
+    print(f"{best['id']}: test accuracy {best['accuracy_test']:.3f}, written to {exported.file}")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1] if len(sys.argv) > 1 else "results/runs/example"))
