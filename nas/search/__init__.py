@@ -6,7 +6,7 @@ import sys
 from nas._callable import CallableRoom
 from nas.search.budgets import METRICS, Budget, check_reachable, parse_budget, parse_budgets, violation
 from nas.search.exploration import Front, explore
-from nas.search.forecast import Candidates, Forecast, search_predictions
+from nas.search.forecast import Candidates, Forecast, Predict, search_predictions
 from nas.search.nsga2 import NSGA2
 from nas.search.pareto import crowding, hypervolume, pareto_front, pareto_ranks
 from nas.search.protocol import Searcher, Space
@@ -33,6 +33,7 @@ __all__ = [
     "Front",
     "Outcome",
     "Plan",
+    "Predict",
     "RandomSearch",
     "Round",
     "Searcher",
