@@ -12,6 +12,8 @@ from nas.latency import Effort, TableWriter, Target, disturbances, estimate_seco
 from nas.pipeline.listener import SILENT, Listener
 from nas.space import Genotypes, SearchSpace, load_space
 
+_DRAWN = 64  # rows at a time; their number decides what is drawn
+
 
 @dataclass(frozen=True)
 class Measured:
@@ -73,8 +75,13 @@ def measure(
 
 def spread(space: SearchSpace, n: int, rng: np.random.Generator) -> Genotypes:
     """At most n distinct genotypes (n, d): both corners of the space, then rows with every gene uniform, so that a
-    predictor fitted on them knows every depth and width and is asked nothing outside."""
-    corners = space.encode([space.smallest, space.largest])
-    rows = np.concatenate([corners, space.sample(4 * n + 64, rng, over="genes")])
-    _, first = np.unique(rows, axis=0, return_index=True)
-    return rows[np.sort(first)][:n]
+    predictor fitted on them knows every depth and width and is asked nothing outside. The first rows do not depend on
+    n: a longer table goes on with the rows of a shorter one."""
+    rows = space.encode([space.smallest, space.largest])
+    for _ in range(-(-4 * n // _DRAWN) + 1):
+        rows = np.concatenate([rows, space.sample(_DRAWN, rng, over="genes")])
+        _, first = np.unique(rows, axis=0, return_index=True)
+        rows = rows[np.sort(first)]
+        if len(rows) >= n:
+            break
+    return rows[:n]
