@@ -429,3 +429,15 @@ def test_the_hold_rate_counts_verified_rows_only():
     assert (rate.rows, rate.held, rate.rate) == (2, 1, 0.5)
     assert (rate.low, rate.high) == pytest.approx(wilson(1, 2), abs=1e-12)
     assert fronts.hold_rate(fronts.held(whole, rows, [parse_budget("params<=1M")])) == (0, 0, None, None, None)
+
+
+def test_covered_counts_verified_rows_within_their_interval():
+    import pandas as pd
+
+    from nas.runs.front import covered
+
+    target = "local/onnxruntime/fp32"
+    low, high, verified = [1.0, 1.0, 1.0, None], [2.0, 2.0, 2.0, None], [1.5, 2.5, None, 1.0]
+    columns = {"low": low, "high": high, "verified": verified}
+    front = pd.DataFrame({f"latency_ms[{target}].{name}": column for name, column in columns.items()})
+    assert covered(front, target) == (1, 2)

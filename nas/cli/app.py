@@ -284,8 +284,18 @@ def verify(run: RunPath, as_json: Json = False) -> None:
     with Console() as console:
         made = run_verify(run, listener=console)
     rate = made.rate
-    result = {"rows": rate.rows, "held": rate.held, "hold_rate": rate.rate, "interval": [rate.low, rate.high]}
-    emit(as_json, result, _rate_text(rate))
+    result = {
+        "rows": rate.rows,
+        "held": rate.held,
+        "hold_rate": rate.rate,
+        "interval": [rate.low, rate.high],
+        "covered": {target: {"within": within, "rows": rows} for target, (within, rows) in made.covered.items()},
+    }
+    inside = [
+        f"{within} of {rows} verified latencies on {target} lie within their predicted interval"
+        for target, (within, rows) in made.covered.items()
+    ]
+    emit(as_json, result, "\n".join([_rate_text(rate), *inside]))
 
 
 @app.command(epilog=_example("nas status results/runs/demo"))

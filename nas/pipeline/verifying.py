@@ -14,7 +14,7 @@ from nas.pipeline.calibrating import measurement_row, reference_of
 from nas.pipeline.fitting import recorded_facts, space_of
 from nas.pipeline.listener import SILENT, Listener
 from nas.runs import Run, RunDir
-from nas.runs.front import HoldRate, held, hold_rate, latency_column
+from nas.runs.front import HoldRate, covered, held, hold_rate, latency_column
 from nas.space import SearchSpace
 
 
@@ -25,6 +25,7 @@ class Verified:
     run: Path
     rows: int
     rate: HoldRate
+    covered: dict[str, tuple[int, int]]  # by target: rows within their predicted interval, of rows verified
 
 
 def verify(path: str | Path, *, listener: Listener = SILENT) -> Verified:
@@ -46,7 +47,8 @@ def verify(path: str | Path, *, listener: Listener = SILENT) -> Verified:
             _verify_on(target, archs, space, writer, listener)
         _write(writer)
     done = Run(path)
-    return Verified(Path(path), len(done.front), hold_rate(held(done.front, done.measurements, done.budgets)))
+    rate = hold_rate(held(done.front, done.measurements, done.budgets))
+    return Verified(Path(path), len(done.front), rate, {target: covered(done.front, target) for target in targets})
 
 
 def _verify_on(target: str, archs: list[Arch], space: SearchSpace, writer: RunDir, listener: Listener) -> None:

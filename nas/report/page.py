@@ -10,6 +10,7 @@ from nas.report import charts
 from nas.report.draw import describe, draw, scale_of
 from nas.report.html import Cell, breakable, embedded_json, facts, flatten, policy, table, text
 from nas.report.view import View, accuracy, accuracy_pairs, cloud, front_points, latency, latency_pairs, progress
+from nas.runs.front import covered
 
 _CREDIT = (
     "Charts: Vega, Vega-Lite and Vega-Embed (BSD 3-Clause, University of Washington Interactive Data Lab and others)."
@@ -159,7 +160,11 @@ def _trust(view: View, specs: dict[str, charts.Spec]) -> str:
     for i, target in enumerate(view.targets):
         if pairs := latency_pairs(view, target):
             specs[f"latency-{i}"] = charts.pairs_chart(pairs, "ms", charts.PAGE)
-            parts.append(_chart(f"latency-{i}", f"Latency on {target}: measured over predicted, bars are intervals."))
+            within, rows = covered(view.run.front, target)
+            selected = f" Of the selected rows {within} of {rows} lie within theirs." if rows else ""
+            parts.append(
+                _chart(f"latency-{i}", f"Latency on {target}: measured over predicted, bars are intervals.{selected}")
+            )
     if pairs := accuracy_pairs(view):
         specs["accuracy"] = charts.pairs_chart(pairs, "%", charts.PAGE)
         parts.append(

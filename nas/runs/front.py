@@ -175,6 +175,16 @@ def hold_rate(verdicts: pd.Series[Any]) -> HoldRate:
     return HoldRate(len(known), sum(known), sum(known) / len(known), float(interval.low), float(interval.high))
 
 
+def covered(front: pd.DataFrame, target: str) -> tuple[int, int]:
+    """Of the rows verified on a target: how many lie within the interval predicted for them, and how many there are.
+
+    These rows were selected, so less is to be expected than the coverage on a card, which is for rows drawn at random.
+    """
+    low, high, verified = (front[latency_column(target, name)].astype(float) for name in ("low", "high", "verified"))
+    known = verified.notna() & high.notna()
+    return int(((verified >= low) & (verified <= high))[known].sum()), int(known.sum())
+
+
 def _verdict(rows: pd.DataFrame, budgets: Sequence[Budget]) -> bool | None:
     verdicts = []
     for budget in budgets:
