@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from itertools import islice
+from typing import Any
 
 from torch import Tensor, nn
 
-from nas.arch import Arch
+from nas.arch import Arch, TransformerBlock
 from nas.errors import InputError
 from nas.model.blocks import Classifier, PatchEmbedding, Transformer, initialise
 
@@ -15,17 +17,19 @@ from nas.model.blocks import Classifier, PatchEmbedding, Transformer, initialise
 SMALL_GRID, SMALL_GRID_POSITION_STD, POSITION_STD = 8, 0.5, 0.02
 
 
+BLOCKS: dict[type[Any], Callable[..., nn.Module]] = {TransformerBlock: Transformer}
+"""The module of each kind of block."""
+
+
 class Network(nn.Module):
     """The network an `Arch` describes, randomly initialised: (B, C, R, R) normalised images -> (B, K) logits."""
 
     def __init__(self, arch: Arch) -> None:
         super().__init__()
-        self.stem = PatchEmbedding(arch.stem, arch.in_channels, arch.resolution)
-        self.stages = nn.ModuleList(
-            nn.ModuleList(Transformer(block, stage.width) for block in stage.blocks) for stage in arch.stages
-        )
-        self.head = Classifier(arch.head, arch.stages[-1].width, arch.num_classes)
-        if not self.head.fc.weight.is_meta:
+        self.stem, *blocks, self.head = (module(*sizes) for module, sizes in modules_of(arch))
+        following = iter(blocks)
+        self.stages = nn.ModuleList(nn.ModuleList(islice(following, len(stage.blocks))) for stage in arch.stages)
+        if not next(self.parameters()).is_meta:
             initialise(self, SMALL_GRID_POSITION_STD if arch.grid <= SMALL_GRID else POSITION_STD)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -34,6 +38,16 @@ class Network(nn.Module):
             for block in stage:  # type: ignore[attr-defined]
                 x = block(x)
         return self.head(x)
+
+
+def modules_of(arch: Arch) -> list[tuple[Callable[..., nn.Module], tuple[Any, ...]]]:
+    """For every part of the network, in the order they run, its module and the sizes that it is made from."""
+    blocks = [(BLOCKS[type(block)], (block, stage.width)) for stage in arch.stages for block in stage.blocks]
+    return [
+        (PatchEmbedding, (arch.stem, arch.in_channels, arch.resolution)),
+        *blocks,
+        (Classifier, (arch.head, arch.stages[-1].width, arch.num_classes)),
+    ]
 
 
 def network_parts(network: Network, arch: Arch) -> Iterator[nn.Module]:

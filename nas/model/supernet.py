@@ -7,6 +7,7 @@ module it is, with the stored tensors cut down to that module's shapes: prefixes
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -14,8 +15,7 @@ from torch import Tensor, nn
 
 from nas.arch import Arch
 from nas.errors import SpaceError
-from nas.model.blocks import Classifier, PatchEmbedding, Transformer
-from nas.model.network import Network, check_images, network_parts
+from nas.model.network import Network, check_images, modules_of, network_parts
 from nas.space import SearchSpace
 
 KEPT_PLANS = 4096  # architectures whose wiring is remembered, a few kB each
@@ -61,17 +61,12 @@ class Supernet(nn.Module):
 
     def _shells_of(self, arch: Arch) -> list[nn.Module]:
         """The parts of `arch` as modules on the meta device, equal ones shared: sizes and code without weights."""
-        width = arch.stages[-1].width
         with torch.device("meta"):
-            return [
-                self._shell(PatchEmbedding, arch.stem, arch.in_channels, arch.resolution),
-                *(self._shell(Transformer, block, stage.width) for stage in arch.stages for block in stage.blocks),
-                self._shell(Classifier, arch.head, width, arch.num_classes),
-            ]
+            return [self._shell(module, sizes) for module, sizes in modules_of(arch)]
 
-    def _shell(self, kind: type[nn.Module], *sizes: Any) -> nn.Module:
+    def _shell(self, module: Callable[..., nn.Module], sizes: tuple[Any, ...]) -> nn.Module:
         if sizes not in self._shells:
-            self._shells[sizes] = kind(*sizes)
+            self._shells[sizes] = module(*sizes)
         return self._shells[sizes]
 
 
