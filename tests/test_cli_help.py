@@ -1,4 +1,4 @@
-"""The command line before any work: every verb has help with an example that parses, and says what is wrong with use."""
+"""The command line before any work: every verb has help with an example that parses, and misuse is told in a line."""
 
 from __future__ import annotations
 
