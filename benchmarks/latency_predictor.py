@@ -69,6 +69,7 @@ def table(
             [archs[i] for i in missing],
             target,
             rng=np.random.default_rng([seed, len(missing)]),
+            anchor=space.middle,
             reference_ms=writer.reference_ms or reference_ms,
             say=print,
         )

@@ -31,6 +31,7 @@ def measurement(latency_ms: float = 2.5, session: str = "20261120T100000-ab12", 
     return Measurement(
         target=str(TARGET),
         session=session,
+        anchor="0123456789ab",
         latency_ms=latency_ms,
         latency_p95_ms=1.2 * latency_ms,
         min_ms=0.9 * latency_ms,

@@ -26,6 +26,7 @@ def measure_in_fresh_process(
     target: Target,
     *,
     rng: np.random.Generator,
+    anchor: Arch | None = None,
     effort: Effort | None = None,
     reference_ms: float | None = None,
     chunk: int = CHUNK,
@@ -36,6 +37,7 @@ def measure_in_fresh_process(
     job = {
         "target": str(target),
         "subjects": [_describe(arch) for arch in archs],
+        "anchor": anchor.to_json() if anchor else None,
         "seed": int(rng.integers(2**63)),
         "effort": asdict(effort or Effort()),
         "reference_ms": reference_ms,

@@ -34,9 +34,10 @@ PREPARE_S_PER_MIB = 0.004  # drawing random weights and optimising the graph
 
 
 def anchor_arch() -> Arch:
-    """The network that is measured in every round of every session, whatever the space: about 100 MMACs.
+    """The anchor where none is given: about 100 MMACs. It is part of what a recorded `ratio` means, and never changes.
 
-    It is part of what a recorded `ratio` means, and never changes.
+    Give one of the size of what is measured where you can, such as the middle of a search space: a busy neighbour slows
+    a network that fills the caches, and hardly one that is a hundred times smaller (docs/log.md, 2026-11-20).
     """
     blocks = tuple(TransformerBlock(heads=4, head_dim=32, mlp=512) for _ in range(8))
     return Arch(32, 3, 10, PatchStem(patch=4, width=128), (Stage(128, blocks),), PoolHead("mean"))
@@ -55,6 +56,7 @@ class Measurement:
 
     target: str
     session: str
+    anchor: str  # id of its architecture
     latency_ms: float
     latency_p95_ms: float
     min_ms: float
@@ -88,6 +90,7 @@ def measure_archs(
     target: Target,
     *,
     rng: np.random.Generator,
+    anchor: Arch | None = None,
     effort: Effort | None = None,
     reference_ms: float | None = None,
     chunk: int = CHUNK,
@@ -97,15 +100,17 @@ def measure_archs(
 ) -> Iterator[tuple[int, Measurement]]:
     """Measure networks on a target, a chunk at a time; yields (index into `archs`, measurement) as chunks are done.
 
-    archs: architectures, or paths of exported files. reference_ms: the anchor's latency on this target from an earlier
-    session; None makes the first undisturbed chunk set it. Order and composition of chunks are drawn from `rng`.
-    Stopping the iteration loses the chunk in flight and nothing else. Raises `TargetError` where the target cannot be
-    measured here, `MeasureError` where a network cannot be run.
+    archs: architectures, or paths of exported files. anchor: the network measured in every round (None:
+    `anchor_arch`). reference_ms: its latency on this target from an earlier session; None makes the first undisturbed
+    chunk set it. Order and composition of chunks are drawn from `rng`. Stopping the iteration loses the chunk in flight
+    and nothing else. Raises `TargetError` where the target cannot be measured here, `MeasureError` where a network
+    cannot be run.
     """
     target.check()
     archs = list(archs)
     session_id = f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{uuid.uuid4().hex[:4]}"
-    anchor = target.spec.prepare(anchor_arch(), target)
+    anchor = anchor or anchor_arch()
+    run_anchor = target.spec.prepare(anchor, target)
     done = 0
     progress(done, len(archs))
     order = rng.permutation(len(archs)).tolist()
@@ -114,7 +119,7 @@ def measure_archs(
         session = measure_rounds(
             # No name of its own: what was loaded is to be gone before the next chunk is.
             [target.spec.prepare(archs[i], target) for i in chosen],
-            anchor,
+            run_anchor,
             rng=rng,
             effort=effort,
             accept=_not_slower(reference_ms),
@@ -127,7 +132,7 @@ def measure_archs(
         if not session.disturbed:
             reference_ms = here_ms
         for position, i in enumerate(chosen):
-            yield i, _measurement(session, position, target, session_id, here_ms)
+            yield i, _measurement(session, position, target, session_id, anchor, here_ms)
         done += len(chosen)
         progress(done, len(archs))
 
@@ -168,12 +173,15 @@ def _not_slower(reference_ms: float | None) -> Callable[[Samples], str | None]:
     return objection
 
 
-def _measurement(session: Session, position: int, target: Target, session_id: str, reference: float) -> Measurement:
+def _measurement(
+    session: Session, position: int, target: Target, session_id: str, anchor: Arch, reference: float
+) -> Measurement:
     samples, anchor_ms = session.networks[position], session.anchor.median_ms
     ratio, scale = samples.median_ms / anchor_ms, reference / anchor_ms
     return Measurement(
         target=str(target),
         session=session_id,
+        anchor=anchor.id,
         latency_ms=ratio * reference,
         latency_p95_ms=samples.p95_ms * scale,
         min_ms=samples.min_ms * scale,

@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from nas.errors import MeasureError, RunError
 from nas.files import write_whole
 from nas.latency.host import host_facts
-from nas.latency.measure import Measurement
+from nas.latency.measure import Measurement, anchor_arch
 from nas.latency.protocol import Say
 from nas.latency.table_text import (
     COLUMNS,
@@ -213,7 +213,8 @@ def _session_line(session: str) -> str:
 
 
 def _new_header(target: Target, space: SearchSpace | None) -> dict[str, Any]:
-    header: dict[str, Any] = {"schema": 1, "target": str(target), **asdict(target)}
+    anchor = anchor_arch() if space is None else space.middle
+    header: dict[str, Any] = {"schema": 1, "target": str(target), **asdict(target), "anchor": anchor.id}
     header |= {"source": "measured", "started": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())}
     if space is not None:
         genes = [gene.name for gene in space.genes]
@@ -239,9 +240,10 @@ def _target(header: dict[str, Any], path: Path) -> Target:
 
 def _check_same(old: dict[str, Any], new: dict[str, Any], path: Path) -> None:
     def facts(header: dict[str, Any]) -> dict[str, Any]:
-        chosen = {name: header.get(name) for name in Target.__dataclass_fields__}
         space, host = header.get("space", {}), header.get("host", {})
-        return chosen | {"space": space.get("name"), "digest": space.get("digest"), "processor": host.get("cpu")}
+        about = {"space": space.get("name"), "digest": space.get("digest"), "processor": host.get("cpu")}
+        key = {name: header.get(name) for name in Target.__dataclass_fields__}
+        return key | about | {"anchor": header.get("anchor")}
 
     now = facts(new)
     for name, was in facts(old).items():

@@ -36,6 +36,7 @@ def main() -> int:
             [_subject(described) for described in job["subjects"]],
             Target.parse(job["target"]),
             rng=np.random.default_rng(job["seed"]),
+            anchor=Arch.from_json(job["anchor"]) if job["anchor"] else None,
             effort=Effort(**job["effort"]),
             reference_ms=job["reference_ms"],
             chunk=job["chunk"],

@@ -84,7 +84,8 @@ def calibrate(
     for metric, target in keys:
         predictor = _serving(given, metric, target)
         if predictor is None:
-            measure_rows(run, space, target, "calibrate", _wanted(space, seed), listener)
+            for sitting in _calibration(space, seed):
+                measure_rows(run, space, target, sitting, listener)
             predictor = _fit(run, space, metric, target)
         else:
             _warn_if_elsewhere(predictor, target, listener)
@@ -97,60 +98,51 @@ def calibrate(
     return found
 
 
-def measure_rows(
-    run: RunDir,
-    space: SearchSpace,
-    target: str,
-    phase: str,
-    wanted: Sequence[tuple[Genotypes, int]],
-    listener: Listener,
-    predictor: LatencyPredictor | None = None,
-) -> None:
-    """Measure genotypes (rows (m, d), the session they belong to) that are not recorded under that phase yet, and
-    record beside each what `predictor` expected of it."""
-    parsed = Target.parse(target)
-    parsed.check()
-    for X, repeat in wanted:
-        known = [row for row in run.measurements() if row["target"] == target and row["phase"] == phase]
-        done = {row["arch"] for row in known if row.get("repeat", 0) == repeat}
-        archs = {i: arch for i, arch in enumerate(space.decode(X)) if arch.id not in done}
-        if archs:
-            expected = [{}] * len(X) if predictor is None else _expected(predictor, X)
-            _measure(run, X, archs, parsed, phase, repeat, expected, listener)
+@dataclass(frozen=True)
+class Sitting:
+    """Genotypes (n, d) to measure in one session: for which phase, which repeat of it, and who predicted them."""
+
+    X: Genotypes
+    phase: str
+    repeat: int = 0
+    predictor: LatencyPredictor | None = None
+
+    def expected(self) -> list[Row]:
+        """For each row what its predictor expected of it, for the record."""
+        if self.predictor is None:
+            return [{}] * len(self.X)
+        guess = self.predictor.predict(self.X)
+        return [
+            {"predicted_ms": float(mean)}
+            | ({"low_ms": float(low), "high_ms": float(high)} if np.isfinite(high) else {})
+            for mean, low, high in zip(guess.mean, guess.low, guess.high, strict=True)
+        ]
 
 
-def _expected(predictor: LatencyPredictor, X: Genotypes) -> list[dict[str, float]]:
-    guess = predictor.predict(X)
-    return [
-        {"predicted_ms": float(mean)} | ({"low_ms": float(low), "high_ms": float(high)} if np.isfinite(high) else {})
-        for mean, low, high in zip(guess.mean, guess.low, guess.high, strict=True)
-    ]
-
-
-def _measure(
-    run: RunDir,
-    X: Genotypes,
-    archs: dict[int, Arch],
-    target: Target,
-    phase: str,
-    repeat: int,
-    expected: Sequence[Row],
-    listener: Listener,
-) -> None:
-    index = list(archs)
-    subjects = [archs[i] for i in index]
-    seconds = estimate_seconds(subjects, target)
+def measure_rows(run: RunDir, space: SearchSpace, target: str, sitting: Sitting, listener: Listener) -> None:
+    """Measure what is not recorded of a sitting yet, recording each row as it comes."""
+    parsed, phase = Target.parse(target), sitting.phase
+    known = [row for row in run.measurements() if row["target"] == target]
+    done = {row["arch"] for row in known if row["phase"] == phase and row.get("repeat", 0) == sitting.repeat}
+    archs = space.decode(sitting.X)
+    missing = [i for i, arch in enumerate(archs) if arch.id not in done]
+    if not missing:
+        return
+    subjects, expected = [archs[i] for i in missing], sitting.expected()
+    seconds = estimate_seconds(subjects, parsed)
     listener.say(f"measuring {len(subjects)} networks on {target} to {phase}: about {seconds:.0f} s")
     for place, measurement in measure_archs(
         subjects,
-        target,
-        rng=np.random.default_rng([len(run.measurements()), repeat]),
-        reference_ms=reference_of(run.measurements(), str(target)),
+        parsed,
+        rng=np.random.default_rng([len(run.measurements()), sitting.repeat]),
+        anchor=space.middle,
+        reference_ms=reference_of(known, target),
         progress=lambda done, total: listener.progress(f"measure ({phase})", done, total),
         say=listener.say,
     ):
-        row = measurement_row(subjects[place], X[index[place]], measurement, phase, repeat)
-        run.record_measurement(row | expected[index[place]])
+        i = missing[place]
+        row = measurement_row(archs[i], sitting.X[i], measurement, phase, sitting.repeat)
+        run.record_measurement(row | expected[i])
 
 
 def measurement_row(arch: Arch, genotype: Genotypes, measurement: Measurement, phase: str, repeat: int = 0) -> Row:
@@ -164,9 +156,10 @@ def reference_of(rows: Iterable[Row], target: str) -> float | None:
     return next((row["reference_ms"] for row in rows if row["target"] == target and not row["disturbed"]), None)
 
 
-def _wanted(space: SearchSpace, seed: int) -> list[tuple[Genotypes, int]]:
+def _calibration(space: SearchSpace, seed: int) -> list[Sitting]:
+    """The rows to fit on, and some of them once more: for the noise of a repeat."""
     X = spread(space, CALIBRATION_ROWS, np.random.default_rng([seed, 101]))
-    return [(X, 0), (X[2 : 2 + REPEATED_ROWS], 1)]
+    return [Sitting(X, "calibrate"), Sitting(X[2 : 2 + REPEATED_ROWS], "calibrate", repeat=1)]
 
 
 def _fit(run: RunDir, space: SearchSpace, metric: str, target: str) -> LatencyPredictor:

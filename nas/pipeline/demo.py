@@ -63,7 +63,9 @@ def _budget(out: Path, space: SearchSpace, listener: Listener) -> str:
     if (out / "run.json").exists():
         return str(Run(out).budgets[0])
     rng = np.random.default_rng(0)
-    largest = next(measure_archs([space.largest], Target.parse(TARGET), rng=rng, say=listener.say))[1]
+    largest = next(
+        measure_archs([space.largest], Target.parse(TARGET), rng=rng, anchor=space.middle, say=listener.say)
+    )[1]
     limit = float(f"{BUDGET_SHARE * largest.latency_ms:.2g}")
     listener.say(f"the largest network takes {largest.latency_ms:.3g} ms here; asking for {limit:g} ms")
     return f"latency_ms<={limit:g}@{TARGET}"

@@ -59,6 +59,7 @@ def measure(
             [archs[i] for i in missing],
             target,
             rng=np.random.default_rng([seed, 1, len(missing)]),
+            anchor=space.middle,
             effort=effort,
             reference_ms=writer.reference_ms,
             progress=lambda done, total: listener.progress("measure", done, total),

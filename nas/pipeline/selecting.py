@@ -10,7 +10,7 @@ import numpy as np
 from nas.arch import Arch
 from nas.errors import SearchError
 from nas.model import Supernet, extract
-from nas.pipeline.calibrating import measure_rows
+from nas.pipeline.calibrating import Sitting, measure_rows
 from nas.pipeline.judging import LEVEL, Beliefs, Judge, believe, choose, finalists
 from nas.pipeline.task import Task
 from nas.predict import fit_accuracy
@@ -33,7 +33,8 @@ def select_front(run: RunDir, task: Task, judge: Judge, outcome: Outcome, seed: 
     archs = task.space.decode(X)
     for known in judge.latency.values():
         if known.metric == "latency_ms":
-            measure_rows(run, task.space, known.target, "select", [(X, 0)], task.listener, known.predictor)
+            sitting = Sitting(X, "select", predictor=known.predictor)
+            measure_rows(run, task.space, known.target, sitting, task.listener)
     measured = {key: _column(run, archs, known.target, known.metric) for key, known in judge.latency.items()}
     selection = choose(judge, X, beliefs, measured, ALPHA)
     if not len(selection.front):

@@ -66,6 +66,7 @@ def _verify_on(target: str, archs: list[Arch], space: SearchSpace, writer: RunDi
         missing,
         parsed,
         rng=np.random.default_rng(len(writer.measurements())),
+        anchor=space.middle,
         reference_ms=reference_of(known, target),
         say=listener.say,
     )

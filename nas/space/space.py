@@ -80,6 +80,11 @@ class SearchSpace:
         facts = {k: v for k, v in asdict(self.spec).items() if k not in ("name", "about")}
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:12]
 
+    @cached_property
+    def middle(self) -> Arch:
+        """Every choice in the middle of its list: a network of typical size, which timings are taken relative to."""
+        return self._corner([len(gene.choices) // 2 for gene in self.genes])
+
     def to_toml(self) -> str:
         """The whole definition as the text of a space file; `space_from_toml` reads it back as an equal space."""
         return spec_to_toml(self.spec)
@@ -92,12 +97,12 @@ class SearchSpace:
     @cached_property
     def smallest(self) -> Arch:
         """Every choice at its smallest."""
-        return self._corner(0)
+        return self._corner([0] * len(self.genes))
 
     @cached_property
     def largest(self) -> Arch:
         """Every choice at its largest: the sizes a supernet stores."""
-        return self._corner(-1)
+        return self._corner([len(gene.choices) - 1 for gene in self.genes])
 
     def sample(self, n: int, rng: np.random.Generator, over: Literal["archs", "genes"] = "archs") -> Genotypes:
         """(n, d) genotypes, uniform over distinct architectures (so mostly deep ones), or with every gene uniform over
@@ -192,8 +197,8 @@ class SearchSpace:
     def _paths(self) -> Paths:
         return Paths(self._layout, self._costs)
 
-    def _corner(self, end: int) -> Arch:
-        row = np.array([[range(len(gene.choices))[end] for gene in self.genes]], np.int16)
+    def _corner(self, choices: Sequence[int]) -> Arch:
+        row = np.array([choices], np.int16)
         return self.decode(np.where(self._active(row), row, np.int16(INACTIVE)))[0]
 
     def _active(self, X: Genotypes) -> NDArray[np.bool_]:
