@@ -111,6 +111,19 @@ def test_sample_at_stays_in_its_range_and_finds_distinct_architectures(name, whe
     assert len(np.unique(X, axis=0)) == 1000
 
 
+def test_sample_at_over_genes_is_what_is_left_of_gene_uniform_rows(rng):
+    """Against rejection: rows with uniform genes, those outside the range thrown away."""
+    space = nas.load_space("digits")
+    low, high = 0.3e6, 0.6e6
+    X = space.sample(40_000, rng, over="genes")
+    macs = space.cost(X).macs
+    left = X[(macs >= low) & (macs <= high)]
+    drawn = space.sample_at(low, high, len(left), rng, over="genes", distinct=False)
+    for column in range(3):  # resolution, width, depth
+        shares = [np.bincount(rows[:, column], minlength=8) / len(rows) for rows in (left, drawn)]
+        assert np.abs(shares[0] - shares[1]).max() < 5 * (0.5 / len(left)) ** 0.5
+
+
 def test_sample_at_reaches_every_architecture_of_a_range(rng):
     space = tiny()
     macs = space.cost(enumerated(space)).macs

@@ -145,6 +145,7 @@ def train(
     epochs: Annotated[float | None, typer.Option("--epochs", help="or epochs,")] = None,
     minutes: Annotated[float | None, typer.Option("--minutes", help="or minutes, turned into steps at once.")] = None,
     batch_size: Annotated[int | None, typer.Option("--batch-size", help="Images a step.")] = None,
+    subnets: Annotated[int | None, typer.Option("--subnets-per-step", help="Architectures a step.")] = None,
     lr: Annotated[float | None, typer.Option("--lr", help="Peak learning rate.")] = None,
     mixup: Annotated[float | None, typer.Option("--mixup", help="Mixup's alpha, 0: none.")] = None,
     precision: Annotated[str, typer.Option("--precision", help="auto, fp32 or bf16.")] = "auto",
@@ -160,7 +161,7 @@ def train(
     with Console() as console:
         trained = run_train(
             load_space(space, num_classes), data, out, listener=console, sampler=sampler, steps=steps, epochs=epochs,
-            minutes=minutes, batch_size=batch_size, lr=lr, mixup=mixup, precision=precision, device=device, seed=seed,
+            minutes=minutes, batch_size=batch_size, subnets_per_step=subnets, lr=lr, mixup=mixup, precision=precision, device=device, seed=seed,
         )  # fmt: skip
     result = {
         "checkpoint": str(trained.checkpoint),

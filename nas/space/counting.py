@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,7 @@ from nas.space.layout import INACTIVE, Factor, Genotypes, Layout
 from nas.space.tables import FactorTables
 
 COST_BINS = 1024
+Over = Literal["archs", "genes"]
 State = tuple[int, ...]
 """Values (choice indices) of the live columns, in column order."""
 
@@ -87,14 +89,15 @@ class Paths:
         return X
 
     def sample_between(
-        self, low: float, high: float, n: int, rng: np.random.Generator
+        self, low: float, high: float, n: int, rng: np.random.Generator, over: Over
     ) -> tuple[Genotypes, NDArray[np.float64]]:
-        """At most n rows whose cost lies in [low, high] up to a few bins, near-uniform among those; and their costs.
+        """At most n rows whose cost lies in [low, high] up to a few bins, and their costs. Among those, near-uniform
+        over rows, or as likely as with every gene uniform.
 
         The cost spent so far is exact, only what remains is binned (each part of it off by half a bin at most, which
         widens the range asked of it), so callers reject few. Empty where nothing is near.
         """
-        ways, width = self._binned
+        ways, width = self._by_row if over == "archs" else self._by_gene
         X = np.empty((n, len(self.steps)), np.int16)
         state, spent = np.zeros(n, np.intp), np.zeros(n)
         for column, step in enumerate(self.steps):
@@ -116,20 +119,29 @@ class Paths:
         return X, spent
 
     @cached_property
-    def _binned(self) -> tuple[list[_Ways], float]:
-        """For each column, the ways to go on from each state by remaining cost; and the width of a bin of cost."""
+    def _by_row(self) -> _Binned:
+        return self._binned([np.ones(len(step.values)) for step in self.steps])
+
+    @cached_property
+    def _by_gene(self) -> _Binned:
+        return self._binned([1 / (step.successors >= 0).sum(axis=1) for step in self.steps])
+
+    def _binned(self, weights: list[NDArray[np.float64]]) -> _Binned:
+        """The ways to go on from each state by remaining cost, each choice of a column weighted by the state it is made
+        in: 1 counts rows; one over the number of choices is the chance of a row with every gene uniform."""
         width = max(self.cost_range[1], 1.0) / COST_BINS
         bins = COST_BINS + 1 + len(self.layout.factors)  # rounding every part up must still fit
         density = np.zeros((1, bins))
         density[0, 0] = 1.0
         ways = [_Ways(density)]
-        for step in reversed(self.steps):
+        for step, weight in zip(reversed(self.steps), reversed(weights), strict=True):
             shifted = np.zeros((len(step.values), bins))
             shifts = np.rint(step.costs / width).astype(int)
             for choice in range(step.values.shape[1]):
                 for shift in np.unique(shifts[:, choice]):
                     at = (shifts[:, choice] == shift) & (step.successors[:, choice] >= 0)
                     shifted[at, shift:] += density[step.successors[at, choice], : bins - shift]
+            shifted *= weight[:, None]
             # Only ratios within one column matter: rescaling keeps spaces beyond 1e308 finite.
             density = shifted / max(shifted.sum(axis=1).max(), 1.0)
             ways.append(_Ways(density))
@@ -231,3 +243,7 @@ class _Ways:
         from_above = self.above[state, first] - self.above[state, last]
         mass = np.where(self.below[state, first] < self.above[state, last], from_below, from_above)
         return np.where(last > first, mass.clip(min=0), 0.0)
+
+
+_Binned = tuple[list[_Ways], float]
+"""For each column the ways to go on, and the width of a bin of cost."""

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +16,7 @@ from numpy.typing import NDArray
 from nas.arch import Arch
 from nas.cost import Cost, feature_row, totals
 from nas.errors import SpaceError
-from nas.space.counting import Paths
+from nas.space.counting import Over, Paths
 from nas.space.layout import INACTIVE, Gene, Genotypes, Layout
 from nas.space.schema import SpaceSpec, parse_spec, read_spec, spec_to_toml
 from nas.space.tables import FactorTables
@@ -104,23 +103,32 @@ class SearchSpace:
         """Every choice at its largest: the sizes a supernet stores."""
         return self._corner([len(gene.choices) - 1 for gene in self.genes])
 
-    def sample(self, n: int, rng: np.random.Generator, over: Literal["archs", "genes"] = "archs") -> Genotypes:
+    def sample(self, n: int, rng: np.random.Generator, over: Over = "archs") -> Genotypes:
         """(n, d) genotypes, uniform over distinct architectures (so mostly deep ones), or with every gene uniform over
         its choices (AutoFormer's way, arXiv:2107.00651, which sees each depth equally often)."""
         return self._paths.sample(n, rng) if over == "archs" else self._paths.sample_genes(n, rng)
 
-    def sample_at(self, low_macs: float, high_macs: float, n: int, rng: np.random.Generator) -> Genotypes:
-        """(n, d) genotypes with MACs in [low_macs, high_macs], near-uniform there; distinct while there are so many.
+    def sample_at(
+        self,
+        low_macs: float,
+        high_macs: float,
+        n: int,
+        rng: np.random.Generator,
+        over: Over = "archs",
+        distinct: bool = True,
+    ) -> Genotypes:
+        """(n, d) genotypes with MACs in [low_macs, high_macs]: near-uniform over the architectures there (mostly deep
+        and narrow ones), or as likely as with every gene uniform; distinct while there are so many, unless not asked.
 
         Raises SpaceError where the range holds no architecture.
         """
         found = np.empty((0, len(self.genes)), np.int16)
         drawn = found
         for _ in range(SAMPLE_AT_TRIES):
-            near, macs = self._paths.sample_between(low_macs, high_macs, max(2 * n, 64), rng)
+            near, macs = self._paths.sample_between(low_macs, high_macs, max(2 * n, 64), rng, over)
             fit = near[(macs >= low_macs) & (macs <= high_macs)]
             drawn = np.concatenate([drawn, fit])
-            found = _distinct(np.concatenate([found, fit]))
+            found = _distinct(drawn) if distinct else drawn
             if len(found) >= n:
                 return found[:n]
         if not len(found):

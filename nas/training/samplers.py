@@ -101,7 +101,8 @@ class Complexity:
     Departures from the original: levels are not fixed numbers of MACs with a width of 20M, but the adjoining ranges
     between quantiles of the space's own cost, out to its smallest and its largest (`cost_levels`), so that they suit
     any space and leave no gap; inside a level, costs are spread over its range on a log scale instead of crowding where
-    most architectures lie; and `min_subnet` is off unless asked for, since the levels reach the smallest themselves."""
+    most architectures lie, and at a cost every gene is drawn uniformly (uniform over architectures would be nearly all
+    deep and narrow); and `min_subnet` is off unless asked for, since the levels reach the smallest themselves."""
 
     def __init__(
         self, space: SearchSpace, subnets: int, seed: int, levels: int = LEVELS, min_subnet: bool = False
@@ -191,7 +192,7 @@ def _spread(space: SearchSpace, level: Level, rng: np.random.Generator) -> Genot
     rows = []
     for low, high in pairwise(edges):
         try:
-            rows.append(space.sample_at(low, high - 1, POOL // WINDOWS, rng))
+            rows.append(space.sample_at(low, high - 1, POOL // WINDOWS, rng, over="genes", distinct=False))
         except SpaceError:
             continue  # between two neighbouring costs of a small space
     drawn = rng.permutation(np.concatenate(rows))
