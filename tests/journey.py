@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 TARGET = "local/onnxruntime/fp32"
-STEPS, SAMPLES, EVALUATIONS = 120, 12, 24
+STEPS, SAMPLES, EVALUATIONS = 120, 12, 16
 PARAMS = 0.35e6
 
 

@@ -161,7 +161,8 @@ def train(
     with Console() as console:
         trained = run_train(
             load_space(space, num_classes), data, out, listener=console, sampler=sampler, steps=steps, epochs=epochs,
-            minutes=minutes, batch_size=batch_size, subnets_per_step=subnets, lr=lr, mixup=mixup, precision=precision, device=device, seed=seed,
+            minutes=minutes, batch_size=batch_size, subnets_per_step=subnets, lr=lr, mixup=mixup, precision=precision,
+            device=device, seed=seed,
         )  # fmt: skip
     result = {
         "checkpoint": str(trained.checkpoint),
