@@ -52,8 +52,7 @@ def fresh(space: Space, n: int, rng: np.random.Generator, seen: Seen) -> Genotyp
     """Up to n unseen rows drawn from a space, half over its architectures, half over its genes.
 
     Uniform over architectures alone is nearly blind to shallow ones, which are few. Fewer than n come back only where
-    (nearly:
-    a row that 24 growing draws all miss counts as gone) every row has been seen.
+    every row has been seen, or nearly: a row that 24 growing draws all miss counts as gone.
     """
     return collect(lambda draws: _spread(space, draws, rng), n, seen, space.size)
 
