@@ -13,7 +13,6 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import pytest
 from journey import Journey, environment, search_command
 
@@ -29,7 +28,7 @@ searching.plan_of = lambda evaluations: replace(whole(evaluations), candidates=2
 script()
 """
 JOURNALS = ("evaluations.jsonl", "measurements.jsonl", "rounds.jsonl")
-KILLS, EVALUATIONS = 4, 24
+KILLS, EVALUATIONS = 3, 16
 
 
 def start(arguments: Sequence[object], room: int | None = None) -> subprocess.Popen[str]:
@@ -80,9 +79,10 @@ def read(run: Path, name: str) -> list[dict]:
 
 
 def searched(run: Path) -> list[dict]:
-    """What was evaluated on the search split, in order, but for how long it took."""
+    """What was evaluated on the search split, in order: without how long it took, and without what was predicted of it
+    beforehand, whose last bit depends on how many rows are asked at once."""
     rows = (row for row in read(run, "evaluations.jsonl") if row["split"] == "search")
-    return [{key: value for key, value in row.items() if key != "seconds"} for row in rows]
+    return [{key: value for key, value in row.items() if key not in ("seconds", "predicted")} for row in rows]
 
 
 def check_nothing_was_paid_for_twice(run: Path, evaluations: int) -> None:
@@ -108,7 +108,7 @@ def test_a_search_killed_at_random_moments(journey: Journey, tmp_path, rng):
     run = tmp_path / "run"
     command = search_command(journey.folder, run, evaluations=EVALUATIONS)
     kills, kept = 0, dict.fromkeys(JOURNALS, b"")
-    for _ in range(4 * KILLS):
+    for _ in range(5 * KILLS):
         if kills == KILLS or (run / "front.csv").exists():
             break
         kills += killed_after(command, run, int(rng.integers(0, 9)), float(rng.uniform(0, 0.1)))
@@ -148,8 +148,8 @@ def test_a_search_killed_at_random_moments(journey: Journey, tmp_path, rng):
 
 def test_a_search_goes_on_where_the_disk_was_full(journey: Journey, tmp_path):
     run = tmp_path / "run"
-    command = ["search", "digits", "--supernet", journey.supernet, "--out", run, "--evaluations", 20]
-    child = start(command, room=4_000)
+    command = ["search", "digits", "--supernet", journey.supernet, "--out", run, "--evaluations", 16]
+    child = start(command, room=3_000)
     out, said = child.communicate(timeout=100)
     assert child.returncode in (1, 2)
     assert out == ""
@@ -157,24 +157,7 @@ def test_a_search_goes_on_where_the_disk_was_full(journey: Journey, tmp_path):
     assert "evaluations.jsonl" in said.splitlines()[-1]
     rows = (run / "evaluations.jsonl").read_bytes()
     assert rows.endswith(b"\n")
-    assert 0 < rows.count(b"\n") < 20
+    assert 0 < rows.count(b"\n") < 16
     finish(command)
     assert (run / "evaluations.jsonl").read_bytes().startswith(rows)
-    check_nothing_was_paid_for_twice(run, 20)
-
-
-def test_two_searches_at_once_do_not_mix(journey: Journey, tmp_path):
-    run = tmp_path / "run"
-    command = search_command(journey.folder, run, evaluations=100)
-    first = start(command)
-    while rows_in(run) < 2 and first.poll() is None:
-        time.sleep(0.01)
-    second = start(command)
-    out, said = second.communicate(timeout=100)
-    assert (second.returncode, out) == (2, "")
-    assert f"is being written by process {first.pid}" in said.splitlines()[-1]
-    first.kill()
-    first.communicate(timeout=60)
-    assert np.unique([row["arch"] for row in read(run, "evaluations.jsonl")]).size == len(
-        read(run, "evaluations.jsonl")
-    )
+    check_nothing_was_paid_for_twice(run, 16)
