@@ -128,11 +128,11 @@ def test_a_measurement_is_its_row(rng: np.random.Generator) -> None:
 
 
 def test_all_sessions_measure_on_the_scale_of_the_reference(rng: np.random.Generator) -> None:
-    slow = dict(measure_archs(ARCHS, ORT, rng=rng, effort=QUICK, clock=ticking(3.3), reference_ms=3.0))  # type: ignore[arg-type]
+    slow = dict(measure_archs(ARCHS, ORT, rng=rng, effort=QUICK, clock=ticking(3.12), reference_ms=3.0))  # type: ignore[arg-type]
     fast = dict(measure_archs(ARCHS, ORT, rng=rng, effort=QUICK, clock=ticking(3.0), reference_ms=3.0))  # type: ignore[arg-type]
     for index in range(5):
         assert slow[index].latency_ms == pytest.approx(fast[index].latency_ms)
-        assert slow[index].anchor_ms == pytest.approx(1.1 * fast[index].anchor_ms)
+        assert slow[index].anchor_ms == pytest.approx(1.04 * fast[index].anchor_ms)
         assert not slow[index].disturbed
 
 

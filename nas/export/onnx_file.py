@@ -5,10 +5,11 @@ from __future__ import annotations
 import copy
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -36,19 +37,21 @@ class Exported:
     bytes: int
 
 
-def export_onnx(network: nn.Module, arch: Arch, path: str | Path) -> Exported:
+def export_onnx(
+    network: nn.Module, arch: Arch, path: str | Path, notes: Mapping[str, str] = MappingProxyType({})
+) -> Exported:
     """Write `network` to `path` as ONNX, fp32 (opset 20), input `images` (batch, C, H, W), output `logits` (batch, K).
 
     The batch is the symbolic dimension `batch`; a runtime that pins it gets the graph of a static export (ONNX Runtime:
-    `add_free_dimension_override_by_name("batch", 1)`). The model's metadata carry the architecture, its id and the
-    class count. Raises `ExportError`, leaving nothing at `path`, where the logits differ from torch's by more than
-    1e-5 x max(1, max |logit|) on random images, or where the file cannot be written.
+    `add_free_dimension_override_by_name("batch", 1)`). The model's metadata carry the architecture, its id, the class
+    count, and `notes`. Raises `ExportError`, leaving nothing at `path`, where the logits differ from torch's by more
+    than 1e-5 x max(1, max |logit|) on random images, or where the file cannot be written.
     """
     path = Path(path)
     if not path.parent.is_dir():
         raise ExportError(f"{path} was not written: there is no folder {path.parent}; make it, or choose another place")
     network = copy.deepcopy(network).cpu().float().eval()
-    data = _lower(network, arch).SerializeToString()
+    data = _label(_lower(network, arch), arch, notes).SerializeToString()
     difference, allowed = _difference(network, arch, data)
     if not difference <= allowed:
         raise ExportError(
@@ -89,10 +92,10 @@ def _lower(network: nn.Module, arch: Arch) -> ModelProto:
             f"{arch.id} could not be exported to ONNX: its forward makes the batch a constant ({batch.dim_value}); "
             "read it from a shape, not with len()"
         )
-    return _label(model, arch)
+    return model
 
 
-def _label(model: ModelProto, arch: Arch) -> ModelProto:
+def _label(model: ModelProto, arch: Arch, notes: Mapping[str, str]) -> ModelProto:
     """Replace the exporter's notes, which hold source paths of the machine, by what a reader of the file needs."""
     import onnx
 
@@ -101,7 +104,7 @@ def _label(model: ModelProto, arch: Arch) -> ModelProto:
         part.ClearField("metadata_props")
         part.ClearField("doc_string")
     labels = {"arch_id": arch.id, "arch": arch.to_json(), "num_classes": str(arch.num_classes)}
-    onnx.helper.set_model_props(model, labels)
+    onnx.helper.set_model_props(model, {**notes, **labels})
     model.producer_name = "paretovit"
     graph.name = f"arch_{arch.id}"
     onnx.checker.check_model(model)

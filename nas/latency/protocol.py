@@ -36,7 +36,7 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Effort:
-    """How much is measured. `attempts`: how often a disturbed session is measured before it is kept as disturbed."""
+    """How much is measured. `attempts`: how often what was disturbed is measured before it is kept as disturbed."""
 
     rounds: int = 10
     warmup: int = 2
@@ -94,7 +94,12 @@ class Session:
     networks: tuple[Samples, ...]
     anchor: Samples
     attempts: int
-    disturbed: bool
+    trouble: str | None = None  # what disturbed it
+
+    @property
+    def disturbed(self) -> bool:
+        """Whether its figures are in doubt."""
+        return self.trouble is not None
 
     @property
     def drift(self) -> float:
@@ -128,16 +133,16 @@ def measure_rounds(
     best: Session | None = None
     for attempt in range(1, effort.attempts + 1):
         *networks, beside = _rounds([*runners, anchor], effort, rng, clock)
-        session = Session(tuple(networks), beside, attempt, disturbed=False)
+        session = Session(tuple(networks), beside, attempt)
         trouble = _trouble(session) or (accept(beside) if accept else None)
         if trouble is None:
             return session
         if best is None or session.drift < best.drift:
-            best = session
+            best = replace(session, trouble=trouble)
         again = "measuring again" if attempt < effort.attempts else "kept, and marked as disturbed"
         say(f"disturbed measurement {attempt} of {effort.attempts}: {trouble}; {again}")
     assert best is not None
-    return replace(best, attempts=effort.attempts, disturbed=True)
+    return replace(best, attempts=effort.attempts)
 
 
 def _trouble(session: Session) -> str | None:

@@ -107,6 +107,11 @@ class Sitting:
     repeat: int = 0
     predictor: LatencyPredictor | None = None
 
+    def reference_ms(self, space: SearchSpace) -> float | None:
+        """What the anchor took when the predictor was calibrated, so that what it predicts is measured on its scale."""
+        made = self.predictor.card.made_with if self.predictor else {}
+        return made.get("anchor_ms") if made.get("anchor") == space.middle.id else None
+
     def expected(self) -> list[Row]:
         """For each row what its predictor expected of it, for the record."""
         if self.predictor is None:
@@ -136,7 +141,7 @@ def measure_rows(run: RunDir, space: SearchSpace, target: str, sitting: Sitting,
         parsed,
         rng=np.random.default_rng([len(run.measurements()), sitting.repeat]),
         anchor=space.middle,
-        reference_ms=reference_of(known, target),
+        reference_ms=reference_of(known, target) or sitting.reference_ms(space),
         progress=lambda done, total: listener.progress(f"measure ({phase})", done, total),
         say=listener.say,
     ):
@@ -173,7 +178,7 @@ def _fit(run: RunDir, space: SearchSpace, metric: str, target: str) -> LatencyPr
         np.array([row[metric] for row in first]),
         space=space,
         noise=noise,
-        made_with=made_with(target, metric, reference_of(rows, target)),
+        made_with=made_with(space, target, metric, reference_of(rows, target)),
         rng=np.random.default_rng(0),
     )
 

@@ -29,7 +29,7 @@ def fit_latency_table(table: str | Path, out: str | Path, *, metric: str = "late
             read.genotypes,
             read.rows[metric].to_numpy(),
             space=space,
-            made_with=made_with(str(read.target), metric, read.reference_ms),
+            made_with=made_with(space, str(read.target), metric, read.reference_ms),
             rng=np.random.default_rng(0),
         )
     predictor.save(out)
@@ -72,11 +72,12 @@ def space_of(run: Run) -> SearchSpace:
     return space_from_toml(run.inputs["space"]["toml"])
 
 
-def made_with(target: str, metric: str, reference_ms: float | None) -> dict[str, Any]:
+def made_with(space: SearchSpace, target: str, metric: str, reference_ms: float | None) -> dict[str, Any]:
     """What a calibration stands on, for its card: it no longer holds where these differ."""
     host = host_facts()
     kept = {name: host[name] for name in ("cpu", "cores", "governor", "platform", "python")}
-    return {"target": target, "metric": metric, "anchor_ms": reference_ms, **kept, **host["versions"]}
+    about = {"target": target, "metric": metric, "anchor": space.middle.id, "anchor_ms": reference_ms}
+    return about | kept | dict(host["versions"])
 
 
 def recorded_facts() -> dict[str, Any]:

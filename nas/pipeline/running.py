@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from nas.errors import RunError
@@ -34,7 +35,8 @@ class Run(RecordedRun):
         """Write one row of the front to a file, checked against torch. Formats: onnx."""
         if format != "onnx":
             raise RunError(f"unknown format {format!r}, expected onnx")
-        return export_onnx(self.network(arch_id), self.arch(arch_id), path)
+        notes = {name: json.dumps(self.inputs["data"][name]) for name in ("mean", "std", "class_names")}
+        return export_onnx(self.network(arch_id), self.arch(arch_id), path, notes)
 
 
 def load_run(path: str | Path) -> Run:

@@ -84,7 +84,7 @@ def search(
     asked = {
         "space": {"name": task.space.name, "digest": task.space.digest, "toml": task.space.to_toml()},
         "supernet": {"digest": task.info.digest, "steps": task.info.steps},
-        "data": {"spec": task.info.data, "hashes": task.info.data_hashes},
+        "data": task.data_facts(),
         "budgets": [str(budget) for budget in parsed],
         "predictors": [p.card.made_with for p in given],
         "searcher": searcher,

@@ -11,6 +11,7 @@ from nas.arch import Arch
 from nas.errors import SearchError
 from nas.model import Supernet, extract
 from nas.pipeline.calibrating import Sitting, measure_rows
+from nas.pipeline.cards import write_cards
 from nas.pipeline.judging import LEVEL, Beliefs, Judge, believe, choose, finalists
 from nas.pipeline.task import Task
 from nas.predict import fit_accuracy
@@ -107,6 +108,7 @@ def _write_front(
     for arch in archs:
         write_model(run, task.net, arch)
     run.write_front(frame)
+    write_cards(run)
 
 
 def write_model(run: RunDir, net: Supernet, arch: Arch) -> None:

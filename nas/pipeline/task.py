@@ -55,6 +55,17 @@ class Task:
             )
         return data
 
+    def data_facts(self) -> dict[str, Any]:
+        """What a run keeps of its data: splits, and what a network expects and answers."""
+        info = self.info
+        return {
+            "spec": info.data,
+            "hashes": info.data_hashes,
+            "mean": info.normalise.mean,
+            "std": info.normalise.std,
+            "class_names": info.class_names,
+        }
+
     def evaluate(self, arch: Arch, split: str) -> dict[str, Any]:
         """Figures of one subnet on a split, as an evaluation row holds them."""
         started = time.perf_counter()

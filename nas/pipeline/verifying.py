@@ -11,6 +11,7 @@ from nas.arch import Arch
 from nas.errors import RunError
 from nas.latency import Target, estimate_seconds, measure_in_fresh_process
 from nas.pipeline.calibrating import measurement_row, reference_of
+from nas.pipeline.cards import write_cards
 from nas.pipeline.fitting import recorded_facts, space_of
 from nas.pipeline.listener import SILENT, Listener
 from nas.runs import Run, RunDir
@@ -85,5 +86,6 @@ def _write(writer: RunDir) -> None:
         known = rows[rows["target"] == target].drop_duplicates("arch", keep="last").set_index("arch")["latency_ms"]
         front[latency_column(target, "verified")] = front["id"].map(known).astype(float)
     writer.write_front(front)
+    write_cards(writer)
     rate = hold_rate(held(front, run.measurements, run.budgets))
     writer.reach("verified", rows=rate.rows, held=rate.held)

@@ -110,7 +110,7 @@ class Run:
             "updated": read_state(self.path).updated,
             "running": is_locked(self.path),
             "rounds": len(self.rounds),
-            "evaluated": len(self.evaluations),
+            "evaluated": int((self.evaluations["split"] == "search").sum()),
             "measured": len(self.measurements),
             "phases": {phase: int(phases.get(phase, 0)) for phase in PHASES},
             "front": len(self.front),

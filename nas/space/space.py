@@ -128,7 +128,7 @@ class SearchSpace:
             near, macs = self._paths.sample_between(low_macs, high_macs, max(2 * n, 64), rng, over)
             fit = near[(macs >= low_macs) & (macs <= high_macs)]
             drawn = np.concatenate([drawn, fit])
-            found = _distinct(drawn) if distinct else drawn
+            found = _distinct(np.concatenate([found, fit])) if distinct else drawn
             if len(found) >= n:
                 return found[:n]
         if not len(found):

@@ -1,0 +1,50 @@
+"""The card beside the weights of a model: what it is, what it expects, how good it was found to be."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from nas.arch import Arch
+from nas.report.draw import describe
+from nas.runs import Run, RunDir, write_atomic
+from nas.runs.front import to_rows
+
+
+def write_cards(run: RunDir) -> None:
+    """models/<arch.id>/card.md of every row of the front, with the figures known now."""
+    read = Run(run.path)
+    for row in to_rows(read.front):
+        arch = read.arch(row["id"])
+        write_atomic(run.path / "models" / arch.id / "card.md", card(arch, row, read.inputs))
+
+
+def card(arch: Arch, row: Mapping[str, Any], inputs: Mapping[str, Any]) -> str:
+    """Markdown; figures that nobody has yet are left out."""
+    data, accuracy = inputs["data"], row["accuracy"]
+    lines = [
+        f"# {arch.id}",
+        f"{describe(arch)}. Weights inherited from supernet {inputs['supernet']['digest'][:12]} of space "
+        f"{inputs['space']['name']!r}, trained on {data['spec']}.",
+        "## Input and output",
+        f"Images (B, {arch.in_channels}, {arch.resolution}, {arch.resolution}), fp32, from grey levels x as "
+        f"(x - mean) / std per channel, with mean {_numbers(data['mean'])} and std {_numbers(data['std'])}. "
+        f"Logits (B, {arch.num_classes}), in this order: {', '.join(data['class_names'])}.",
+        "## Figures",
+        f"- {row['macs']:,} MACs, {row['params']:,} parameters",
+        *_share("accuracy on the search split, which selected it", accuracy["inherited"]),
+        *_share("accuracy on the test split, which selected nothing", accuracy["test"]),
+    ]
+    for target, figures in row["latency_ms"].items():
+        for name, said in (("measured", "measured to select"), ("verified", "measured again in a fresh process")):
+            if figures[name] is not None:
+                lines.append(f"- {figures[name]:.4g} ms on {target}, {said}")
+    return "\n".join(line if line.startswith("- ") else f"{line}\n" for line in lines) + "\n"
+
+
+def _share(what: str, value: float | None) -> list[str]:
+    return [] if value is None else [f"- {100 * value:.2f} % {what}"]
+
+
+def _numbers(values: list[float]) -> str:
+    return "[" + ", ".join(f"{value:.4g}" for value in values) + "]"
