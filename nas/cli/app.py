@@ -150,6 +150,7 @@ def train(
     mixup: Annotated[float | None, typer.Option("--mixup", help="Mixup's alpha, 0: none.")] = None,
     precision: Annotated[str, typer.Option("--precision", help="auto, fp32 or bf16.")] = "auto",
     device: Annotated[str, typer.Option("--device", help="cpu, cuda, ...")] = "cpu",
+    threads: Annotated[int | None, typer.Option("--threads", min=1, help="Of torch; its own choice without.")] = None,
     num_classes: Classes = None,
     seed: Seed = 0,
     as_json: Json = False,
@@ -162,7 +163,7 @@ def train(
         trained = run_train(
             load_space(space, num_classes), data, out, listener=console, sampler=sampler, steps=steps, epochs=epochs,
             minutes=minutes, batch_size=batch_size, subnets_per_step=subnets, lr=lr, mixup=mixup, precision=precision,
-            device=device, seed=seed,
+            device=device, threads=threads, seed=seed,
         )  # fmt: skip
     result = {
         "checkpoint": str(trained.checkpoint),

@@ -41,7 +41,7 @@ def demo(out: str | Path, *, quick: bool = False, seed: int = 0, listener: Liste
     space = load_space("digits")
     supernet = out.with_name(f"{out.name}-supernet")
     clock = _Clock()
-    train(space, "digits", supernet, seed=seed, steps=900 if quick else None, listener=listener)
+    train(space, "digits", supernet, seed=seed, steps=900 if quick else None, threads=1, listener=listener)
     clock.done("train")
     budget = _budget(out, space, listener)
     evaluations = 48 if quick else 160

@@ -8,15 +8,22 @@ from typing import Any
 from nas.errors import InputError
 from nas.pipeline.listener import SILENT, Listener
 from nas.space import SearchSpace, load_space
-from nas.training import Plan, Progress, Trained, make_sampler
+from nas.training import Plan, Progress, Trained, make_sampler, torch_threads
 from nas.training import train as train_supernet
 
 
 def train(
-    space: SearchSpace | str | Path, data: str, out: str | Path, *, listener: Listener = SILENT, **options: Any
+    space: SearchSpace | str | Path,
+    data: str,
+    out: str | Path,
+    *,
+    threads: int | None = None,
+    listener: Listener = SILENT,
+    **options: Any,
 ) -> Trained:
     """Train the supernet of a space (or of a space's name or TOML file) on `data` (`digits`, `parquet:PATH`,
-    `folder:DIR`) into the folder `out`; options are those of `nas.training.train`. Repeating the call goes on."""
+    `folder:DIR`) into the folder `out`; options are those of `nas.training.train`. threads: of torch (None: its own
+    choice, usually every core; small networks on a busy machine are faster with one). Repeating the call goes on."""
     from nas.data import load_data
 
     space = space if isinstance(space, SearchSpace) else load_space(space)
@@ -40,7 +47,8 @@ def train(
     def report(now: Progress) -> None:
         listener.progress("train", now.step, now.steps, f"loss {now.loss:.3f}, {now.images_per_second:.0f} images/s")
 
-    return train_supernet(space, loaded, out, announce=announce, progress=report, **options)
+    with torch_threads(threads):
+        return train_supernet(space, loaded, out, announce=announce, progress=report, **options)
 
 
 def _check_device(device: str) -> None:

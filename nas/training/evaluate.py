@@ -40,7 +40,7 @@ def evaluate(
     device = next(net.parameters()).device
     correct = torch.zeros(len(archs), dtype=torch.int64, device=device)
     loss = torch.zeros(len(archs), dtype=torch.float64, device=device)
-    with _threads(threads), _eval_mode(net), torch.inference_mode():
+    with torch_threads(threads), _eval_mode(net), torch.inference_mode():
         for start in range(0, len(split), batch_size):
             batch = normalise(split.images[start : start + batch_size].to(device))
             target = split.labels[start : start + batch_size].to(device)
@@ -53,7 +53,8 @@ def evaluate(
 
 
 @contextmanager
-def _threads(count: int | None) -> Iterator[None]:
+def torch_threads(count: int | None) -> Iterator[None]:
+    """Have torch compute with `count` threads (None: as many as it does), and then with as many as before."""
     before = torch.get_num_threads()
     torch.set_num_threads(count or before)
     try:
