@@ -276,7 +276,8 @@ def search(
         "reference": list(last["reference"]),
         "seconds": round(time.perf_counter() - started, 1),
     }
-    emit(as_json, result, f"{_front_table(run)}\n\nnext: nas verify {run.path}")
+    onward = "verify" if any(budget.target for budget in run.budgets) else "report"
+    emit(as_json, result, f"{_front_table(run)}\n\nnext: nas {onward} {run.path}")
 
 
 @app.command(epilog=_example("nas verify results/runs/demo"))
