@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,6 +34,14 @@ ROOT = Path(__file__).resolve().parents[1]
 def rng() -> np.random.Generator:
     """A generator of the test's own, the same in every run."""
     return np.random.default_rng(20261120)
+
+
+@pytest.fixture(scope="session")
+def architectures() -> Callable[[str], int]:
+    """How many random architectures of a space a test looks at: 200 of the small ones; of the large ones 30 unless
+    NAS_TEST_ARCHS says otherwise, since 200 of each take ten minutes and are for a change of blocks or cost."""
+    large = int(os.environ.get("NAS_TEST_ARCHS", "30"))
+    return lambda name: 200 if name in ("digits", "vit_cifar") else large
 
 
 @pytest.fixture(scope="session")
