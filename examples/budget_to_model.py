@@ -1,6 +1,6 @@
 """The whole path from Python, on 8x8 digits: budget, supernet, search, verification, ONNX. About two minutes.
 
-python examples/budget_to_model.py [FOLDER]
+python examples/budget_to_model.py [FOLDER [STEPS [EVALUATIONS]]]
 """
 
 import sys
@@ -11,10 +11,10 @@ import nas
 BUDGET = "latency_ms<=0.15@local/onnxruntime/fp32"
 
 
-def main(folder: Path) -> None:
-    trained = nas.train("digits", "digits", folder / "supernet", steps=1000)
+def main(folder: Path, steps: int, evaluations: int) -> None:
+    trained = nas.train("digits", "digits", folder / "supernet", steps=steps, threads=1)
     print(f"supernet: {trained.accuracy}")
-    run = nas.search("digits", folder / "supernet", budgets=[BUDGET], out=folder / "run", evaluations=80)
+    run = nas.search("digits", folder / "supernet", budgets=[BUDGET], out=folder / "run", evaluations=evaluations)
     verified = nas.verify(run.path)
     print(f"{verified.rate.held} of {verified.rate.rows} architectures hold {BUDGET} in a fresh process")
     run = nas.load_run(run.path)  # with the verified latencies
@@ -24,4 +24,5 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1] if len(sys.argv) > 1 else "results/runs/example"))
+    folder, steps, evaluations = [*sys.argv[1:], *["results/runs/example", 2000, 100][len(sys.argv) - 1 :]]
+    main(Path(folder), int(steps), int(evaluations))
