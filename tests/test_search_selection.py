@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.stats import binomtest, norm
+from scipy.stats import norm
 from scipy.stats import t as student
 
 from nas.errors import InputError
@@ -17,7 +17,6 @@ from nas.search import (
     pareto_front,
     select,
     upper_bound,
-    wilson,
 )
 
 CHANCES = st.lists(st.floats(0, 1), max_size=30)
@@ -99,22 +98,6 @@ def test_what_is_accepted_holds_though_the_search_went_for_what_is_underpredicte
         uncorrected += (true[rows][chosen.chance <= 0.1] > 5.0).any()
     assert uncorrected > 100
     assert broken <= 30  # 20 expected at most; above 30 has chance 0.01
-
-
-@given(st.integers(1, 300).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))), st.floats(0.5, 0.999))
-def test_wilson_is_that_of_scipy(counts, level):
-    expected = binomtest(*counts).proportion_ci(level, method="wilson")
-    assert wilson(*counts, level) == pytest.approx((expected.low, expected.high))
-
-
-def test_wilson_of_nothing_is_no_knowledge():
-    assert wilson(0, 0) == (0.0, 1.0)
-
-
-@pytest.mark.parametrize("arguments", [(3, 2), (-1, 2), (1, 2, 1.0), (1, 2, 0.0)])
-def test_wilson_refuses_what_is_no_count(arguments):
-    with pytest.raises(InputError):
-        wilson(*arguments)
 
 
 def test_the_combined_estimate_is_the_posterior():

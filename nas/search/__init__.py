@@ -21,7 +21,6 @@ from nas.search.selection import (
     holm,
     select,
     upper_bound,
-    wilson,
 )
 
 __all__ = [
@@ -58,7 +57,6 @@ __all__ = [
     "select",
     "upper_bound",
     "violation",
-    "wilson",
 ]
 
 sys.modules[__name__].__class__ = CallableRoom  # nas.search(...) is public beside this room's names

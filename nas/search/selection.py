@@ -132,23 +132,6 @@ def combined(measured: Floats, measured_se: Floats, predicted: Floats, predicted
     return (measured * weight + predicted * predicted_weight) / total, 1 / np.sqrt(total)
 
 
-def wilson(held: int, rows: int, level: float = 0.95) -> tuple[float, float]:
-    """Wilson's score interval (1927) of a rate of which `held` of `rows` were seen; (0, 1) where none were."""
-    if not 0 <= held <= rows:
-        raise InputError(f"{held} of {rows} rows held, expected 0 to {rows}")
-    if not 0 < level < 1:
-        raise InputError(f"level is {level}, expected a coverage above 0 and below 1")
-    if not rows:
-        return 0.0, 1.0
-    from scipy.special import ndtri
-
-    z, rate = float(ndtri((1 + level) / 2)), held / rows
-    centre = (rate + z**2 / (2 * rows)) / (1 + z**2 / rows)
-    half = z / (1 + z**2 / rows) * np.sqrt(rate * (1 - rate) / rows + z**2 / (4 * rows**2))
-    low = 0.0 if held == 0 else float(centre - half)
-    return low, 1.0 if held == rows else float(centre + half)
-
-
 def _log_scale(prediction: Interval, level: float, degrees: float) -> Floats:
     """Scale (n,) of the t-distributed error of the logarithm."""
     from scipy.special import stdtrit
