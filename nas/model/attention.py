@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nas.arch import Flow, TransformerBlock
-from nas.model.layers import ACTIVATIONS, NORM_EPS, Constant, HeadConv, HeadLinear, RelativeBias, to_map, to_tokens
+from nas.model.layers import ACTIVATIONS, NORM_EPS, Constant, HeadConv, HeadLinear, RelativeBias, to_tokens
 
 
 class Attention(nn.Module):
@@ -42,31 +42,28 @@ class Attention(nn.Module):
         )
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        q, k, v = self._queries_keys_values(self.norm(x))  # each (B, N, H, D)
+        q, k, v = self._queries_keys_values(self.norm(x))
         if self.value_conv is not None:
-            v = to_tokens(self.value_conv(to_map(v.flatten(2)))).view_as(v)
-        if self.window:
-            mixed = self._within_windows(q, k, v)
-        else:
-            q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
-            mixed = _attend(q, k, v, self._mask()).transpose(1, 2)
+            v = _convolved(v, self.value_conv, self.grid)
+        mixed = self._within_windows(q, k, v) if self.window else _attend(q, k, v, self._mask()).transpose(1, 2)
         return self.proj(self.mix_act(mixed.flatten(2))), self._kept(q, k) if self.keep else None
 
     def _queries_keys_values(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(B, N, W) -> each (B, H, N, D)."""
         shape = (*x.shape[:2], self.heads)
-        if hasattr(self, "qkv"):
-            q, k, v = self.qkv(x).view(*shape, 3, self.head_dim).unbind(3)
+        if hasattr(self, "qkv"):  # one permutation of all three: what exporters and runtimes know as attention
+            q, k, v = self.qkv(x).view(*shape, 3, self.head_dim).permute(3, 0, 2, 1, 4).unbind(0)
             return q, k, v
-        q, k = self.qk(x).view(*shape, 2, self.head_dim).unbind(3)
-        return q, k, self.value(x).view(*shape, self.value_dim)
+        q, k = self.qk(x).view(*shape, 2, self.head_dim).permute(3, 0, 2, 1, 4).unbind(0)
+        return q, k, self.value(x).view(*shape, self.value_dim).transpose(1, 2)
 
     def _mask(self) -> Tensor | None:
         """(1, H, N, N): with three axes torch leaves its fused kernel."""
         return None if self.bias is None else self.bias()[None]
 
     def _within_windows(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """Each (B, N, H, D) -> (B, N, H, D)."""
-        q, k, v = (_windows(t, self.grid, self.window, self.shift) for t in (q, k, v))
+        """Each (B, H, N, D) -> (B, N, H, D)."""
+        q, k, v = (_windows(t.transpose(1, 2), self.grid, self.window, self.shift) for t in (q, k, v))
         mask, windows, tokens = self._mask(), (self.grid // self.window) ** 2, self.window**2
         if self.shift:
             apart = self.apart.on(q.device).to(q.dtype)
@@ -85,6 +82,12 @@ class Attention(nn.Module):
         most = scores[:, first:].topk(self.keep, dim=1).indices
         kept = most.topk(self.keep, dim=1, largest=False).values + first  # sorted; ExecuTorch has no sort
         return torch.cat([torch.zeros_like(kept[:, :1]), kept], dim=1) if first else kept
+
+
+def _convolved(v: Tensor, conv: nn.Module, grid: int) -> Tensor:
+    """(B, H, N, D) -> (B, H, N, D), the values of all heads convolved as one map."""
+    across = v.transpose(2, 3)
+    return conv(across.reshape(v.shape[0], -1, grid, grid)).view(across.shape).transpose(2, 3)
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
