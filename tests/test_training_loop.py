@@ -12,6 +12,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from small_spaces import TINY
 from torch.nn import functional as F
 
 from nas.data import load_data
@@ -24,26 +25,6 @@ from nas.training.config import make_config
 from nas.training.optimise import average_decay, learning_rate, new_learner
 from nas.training.step import Batches, gradients
 
-TINY = """
-name = "tiny"
-[input]
-resolution = [8]
-in_channels = 1
-num_classes = 10
-[stem]
-kind = "patch"
-patch = 4
-[[stages]]
-kind = "transformer"
-width = [8, 16]
-depth = [1, 2, 3]
-head_dim = 8
-heads = [1, 2]
-mlp_ratio = [1, 2]
-[head]
-kind = "pool"
-pool = "mean"
-"""
 PLAN = Plan(steps=60, precision="fp32", step_s=0.01, macs=1e6, disk_mib=1, epochs=1.0)
 SHORT = {"steps": 60, "batch_size": 16, "subnets_per_step": 3, "plan": PLAN}
 

@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from mixed import mixed_space
+from small_spaces import mixed_space
 from torch.nn import functional as F
 
 from nas.data import Data, Split, load_data, resize

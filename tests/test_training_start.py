@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from small_spaces import TINY
 
 from nas.data import load_data
 from nas.errors import InputError, RunError
@@ -15,26 +16,6 @@ from nas.space import space_from_toml
 from nas.training import Plan, load_supernet, train
 from nas.training.checkpoint import digest
 
-TINY = """
-name = "tiny"
-[input]
-resolution = [8]
-in_channels = 1
-num_classes = 10
-[stem]
-kind = "patch"
-patch = 4
-[[stages]]
-kind = "transformer"
-width = [16, 24]
-depth = [1, 2]
-head_dim = 8
-heads = [1, 2]
-mlp_ratio = [1, 2]
-[head]
-kind = "pool"
-pool = "mean"
-"""
 PLAN = Plan(steps=40, precision="fp32", step_s=0.01, macs=1e9, disk_mib=1.0, epochs=0.5)
 SHORT = {"steps": 40, "batch_size": 16, "sampler": "uniform", "plan": PLAN}
 

@@ -11,9 +11,11 @@ from nas.cli.console import Console, emit
 from nas.cli.fronts import front_table, rate_text, search_json
 from nas.cli.options import (
     BatchSize,
+    Budgets,
     DataSpec,
     Device,
     Epochs,
+    Evaluations,
     Json,
     LearningRate,
     Minutes,
@@ -28,11 +30,11 @@ def adapt(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A plain ViT's weights: safetensors, timm's names.")],
     data: DataSpec,
     out: Out,
-    budget: Annotated[list[str], typer.Option("--budget", help="METRIC<=LIMIT[@TARGET]; repeatable.")],
+    budget: Budgets,
     steps: Steps = None,
     epochs: Epochs = None,
     minutes: Minutes = None,
-    evaluations: Annotated[int, typer.Option("--evaluations", min=8, help="Subnets evaluated.")] = 200,
+    evaluations: Evaluations = 200,
     sampler: Annotated[str | None, typer.Option("--sampler", help="complexity, uniform or sandwich.")] = None,
     batch_size: BatchSize = None,
     lr: LearningRate = None,
@@ -57,7 +59,7 @@ def adapt(
     started = time.perf_counter()
     with Console() as console:
         run = run_adapt(
-            file, data, budgets=budget, out=out, head_dim=head_dim, pixels=pixels, new_head=new_head,
+            file, data, budgets=budget or [], out=out, head_dim=head_dim, pixels=pixels, new_head=new_head,
             evaluations=evaluations, seed=seed, device=device, threads=threads, steps=steps, epochs=epochs,
             minutes=minutes, sampler=sampler, batch_size=batch_size, lr=lr, listener=console,
         )  # fmt: skip

@@ -12,10 +12,12 @@ from nas.cli.console import Console, emit
 from nas.cli.fronts import front_json, front_table, rate_text, rows_table, search_json
 from nas.cli.options import (
     BatchSize,
+    Budgets,
     Classes,
     DataSpec,
     Device,
     Epochs,
+    Evaluations,
     Json,
     LearningRate,
     Minutes,
@@ -253,14 +255,12 @@ def search(
     space: SpaceName,
     supernet: Annotated[Path, typer.Option("--supernet", help="A folder of `nas train`.")],
     out: Out,
-    budget: Annotated[list[str] | None, typer.Option("--budget", help="METRIC<=LIMIT[@TARGET]; repeatable.")] = None,
+    budget: Budgets = None,
     predictor: Annotated[
         list[Path] | None, typer.Option("--predictor", help="A folder of `nas fit latency`; without, measures first.")
     ] = None,
     searcher: Annotated[str, typer.Option("--searcher", help="default, nsga2 or random.")] = "default",
-    evaluations: Annotated[
-        int, typer.Option("--evaluations", min=8, help="Subnets evaluated with the supernet.")
-    ] = 200,
+    evaluations: Evaluations = 200,
     ray: Annotated[str | None, typer.Option("--ray", help="Address of a cluster; not in this version.")] = None,
     seed: Seed = 0,
     as_json: Json = False,

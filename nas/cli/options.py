@@ -19,6 +19,8 @@ Epochs = Annotated[float | None, typer.Option("--epochs", help="or epochs,")]
 Minutes = Annotated[float | None, typer.Option("--minutes", help="or minutes, turned into steps at once.")]
 BatchSize = Annotated[int | None, typer.Option("--batch-size", help="Images a step.")]
 LearningRate = Annotated[float | None, typer.Option("--lr", help="Peak learning rate.")]
+Budgets = Annotated[list[str] | None, typer.Option("--budget", help="METRIC<=LIMIT[@TARGET]; repeatable.")]
+Evaluations = Annotated[int, typer.Option("--evaluations", min=8, help="Subnets evaluated with the supernet.")]
 Device = Annotated[str, typer.Option("--device", help="cpu, cuda, ...")]
 Threads = Annotated[int | None, typer.Option("--threads", min=1, help="Of torch; its own choice without.")]
 

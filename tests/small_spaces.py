@@ -1,9 +1,30 @@
-"""A small space with all that plain ViTs lack: several resolutions, convolutions with batch norms, several stages."""
+"""Spaces that train in seconds."""
 
 from __future__ import annotations
 
 from nas.space import SearchSpace, space_from_toml
 
+# A plain ViT, and all that plain ViTs lack: several resolutions, convolutions with batch norms, several stages.
+TINY = """
+name = "tiny"
+[input]
+resolution = [8]
+in_channels = 1
+num_classes = 10
+[stem]
+kind = "patch"
+patch = 4
+[[stages]]
+kind = "transformer"
+width = [8, 16]
+depth = [1, 2, 3]
+head_dim = 8
+heads = [1, 2]
+mlp_ratio = [1, 2]
+[head]
+kind = "pool"
+pool = "mean"
+"""
 MIXED = """
 name = "mixed"
 [input]
