@@ -165,14 +165,8 @@ def centre(tensor: Tensor, shape: Sequence[int], axes: Sequence[int]) -> Tensor:
 
 @cut.register
 def _cut_conv(part: nn.Conv2d, stored: nn.Conv2d, tensor: Tensor, shape: Sequence[int]) -> Tensor:
-    """A smaller kernel is the middle of the larger one (OFA, arXiv:1908.09791). Cut along several axes, a kernel is
-    copied: convolutions copy what is not contiguous anyway, and one negative padding has one backward, where every
-    narrowing has its own that fills a tensor with zeros."""
-    excess = [have - want for have, want in zip(tensor.shape, shape, strict=True)]
-    if sum(map(bool, excess)) < 2:
-        return centre(tensor, shape, range(2, tensor.ndim))
-    sides = [(-(extra // 2), extra // 2 - extra) if axis > 1 else (0, -extra) for axis, extra in enumerate(excess)]
-    return F.pad(tensor, [side for pair in reversed(sides) for side in pair])
+    """A smaller kernel is the middle of the larger one (OFA, arXiv:1908.09791)."""
+    return centre(tensor, shape, range(2, tensor.ndim))
 
 
 @cut.register

@@ -1,33 +1,36 @@
 """One network whose weights every architecture of a space shares.
 
 The supernet stores the weights of the largest sizes of its space. To run a smaller network, each of its parts is run as
-the plain module it is, with the stored tensors cut down to that module's shapes (`layers.cut`): mostly prefixes along
-every axis, views without a copy. `extract` copies the same cuts into a network of their own, so both compute the same
-numbers by construction.
+the plain module it is, with the stored tensors cut down to that module's shapes (`layers.cut`) and lent to it: mostly
+prefixes along every axis, views without a copy. `extract` copies the same cuts into a network of their own, so both
+compute the same numbers by construction.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from nas.arch import Arch, Flow
 from nas.errors import SpaceError
-from nas.model.layers import Cut, WidthNorms, cut
+from nas.model.layers import WidthNorms
+from nas.model.lending import Borrower, Sums, expect_gradients, loans
 from nas.model.network import MODULES, Network, check_images, map_ends, maps, modules_of, network_parts, run
 from nas.space import SearchSpace
 
-KEPT_PLANS = 4096  # architectures whose wiring is remembered, a few kB each
+KEPT_ARCHS, KEPT_PARTS = 4096, 8192  # that are remembered; a part takes some 20 kB
 
 
 class Supernet(nn.Module):
     """Weights shared by all architectures of `space`. Holds no architecture: each call names the one it runs.
 
-    One instance is not to be called from two threads at once.
+    Gradients come by `backward()`, into tensors that are used again after `zero_grad`: clone what you keep. What looks
+    for the stored parameters in the graph (`torch.autograd.grad`, DistributedDataParallel) finds only those that ran
+    whole; see `lending`. One instance is not to be called from two threads at once.
     """
 
     def __init__(self, space: SearchSpace) -> None:
@@ -36,47 +39,65 @@ class Supernet(nn.Module):
         self.network = Network(space.stored, stored=True)
         if space.spec.batch_norm == "per_width":
             _separate_norms(self.network, space)
-        self._plans: dict[Arch, list[_Wired]] = {}
-        self._shells: dict[Any, nn.Module] = {}
+        self._forget()
 
     def forward(self, images: Tensor, arch: Arch) -> Tensor:
         """(B, C, R, R) normalised images at the architecture's resolution -> (B, K) logits.
 
         Raises SpaceError for an architecture that is not of the space, InputError for images of another shape.
         """
-        return run(self._parts(images, arch), images)
+        parts = self._parts(images, arch)
+        logits = run(self._running(parts), images)
+        expect_gradients(logits, parts)
+        return logits
 
     def feature_maps(self, images: Tensor, arch: Arch) -> list[Tensor]:
         """As `Network.feature_maps` of the architecture: the last map (B, W, G, G) of each size, largest first."""
-        return maps(self._parts(images, arch), images, map_ends(arch))
+        parts = self._parts(images, arch)
+        found = maps(self._running(parts), images, map_ends(arch))
+        for output in found:
+            expect_gradients(output, parts)
+        return found
 
-    def _parts(self, images: Tensor, arch: Arch) -> Iterator[Callable[[Tensor], Tensor]]:
+    def _running(self, parts: list[Borrower]) -> Iterator[Callable[[Tensor], Tensor]]:
+        return (partial(part.run, training=self.training) for part in parts)
+
+    def _parts(self, images: Tensor, arch: Arch) -> list[Borrower]:
         check_images(images, arch)
-        plan = self._plans.get(arch)
-        if plan is None:
-            plan = self._wire(arch)
-        return (partial(part.run, training=self.training) for part in plan)
+        return self._parts_of.get(arch) or self._find(arch)
 
-    def _wire(self, arch: Arch) -> list[_Wired]:
+    def _find(self, arch: Arch) -> list[Borrower]:
         try:
             self.space.encode([arch])
         except SpaceError as error:
             raise SpaceError(f"this supernet cannot run architecture {arch.id}: {error}") from None
-        if len(self._plans) >= KEPT_PLANS:
-            self._plans.clear()
-        pairs = zip(network_parts(self.network, arch, stored=True), self._shells_of(arch), strict=True)
-        self._plans[arch] = plan = [_Wired(shell, _slots(stored, shell)) for stored, shell in pairs]
-        return plan
+        if len(self._parts_of) >= KEPT_ARCHS or len(self._borrowers) >= KEPT_PARTS:
+            self._forget()
+        pairs = zip(network_parts(self.network, arch, stored=True), modules_of(arch), strict=True)
+        self._parts_of[arch] = [self._borrower(stored, module, sizes) for stored, (module, sizes) in pairs]
+        return self._parts_of[arch]
 
-    def _shells_of(self, arch: Arch) -> list[nn.Module]:
-        """The parts of `arch` as modules on the meta device, equal ones shared: sizes and code without weights."""
-        with torch.device("meta"):
-            return [self._shell(module, sizes) for module, sizes in modules_of(arch)]
+    def _borrower(self, stored: nn.Module, module: Callable[..., nn.Module], sizes: tuple[Any, ...]) -> Borrower:
+        """A part of those sizes that borrows from `stored`."""
+        key = id(stored), sizes
+        if key not in self._borrowers:
+            if sizes not in self._modules_of_sizes:  # on the meta device: sizes and code without weights
+                with torch.device("meta"):
+                    self._modules_of_sizes[sizes] = module(*sizes)
+            part = self._modules_of_sizes[sizes]
+            self._borrowers[key] = Borrower(part, loans(stored, part, self._sums))
+        return self._borrowers[key]
 
-    def _shell(self, module: Callable[..., nn.Module], sizes: tuple[Any, ...]) -> nn.Module:
-        if sizes not in self._shells:
-            self._shells[sizes] = module(*sizes)
-        return self._shells[sizes]
+    def _forget(self) -> None:
+        """Nothing but speed is lost."""
+        self._parts_of: dict[Arch, list[Borrower]] = {}
+        self._borrowers: dict[Any, Borrower] = {}
+        self._modules_of_sizes: dict[Any, nn.Module] = {}
+        self._sums: Sums = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without loans: those of a copy must be of its own tensors."""
+        return self.__dict__ | {"_parts_of": {}, "_borrowers": {}, "_modules_of_sizes": {}, "_sums": {}}
 
 
 def extract(supernet: Supernet, arch: Arch) -> Network:
@@ -86,11 +107,10 @@ def extract(supernet: Supernet, arch: Arch) -> Network:
     with torch.device("meta"):
         network = Network(arch)
     network.to_empty(device=next(supernet.parameters()).device)
-    with torch.no_grad():
-        pairs = zip(network_parts(supernet.network, arch, stored=True), network_parts(network, arch), strict=True)
-        for stored, part in pairs:
-            for slot in _slots(stored, part):
-                slot.target[slot.key].copy_(slot.cut())
+    pairs = zip(network_parts(supernet.network, arch, stored=True), network_parts(network, arch), strict=True)
+    for stored, part in pairs:
+        for loan in loans(stored, part, {}):
+            loan.copy()
     return network.train(supernet.training)
 
 
@@ -112,63 +132,3 @@ def _separate_norms(network: Network, space: SearchSpace) -> None:
 def _apart(variants: Iterable[tuple[Any, Flow, int]]) -> Iterable[tuple[Any, Flow, int]]:
     """One of those variants that differ in their map alone."""
     return {(spec, flow.width, width): (spec, flow, width) for spec, flow, width in variants}.values()
-
-
-class _Slot(NamedTuple):
-    """One tensor of a part: where the supernet stores it, where the part wants it, in which shape, how it is cut.
-
-    source, target: the dict of parameters or buffers of the module that owns the tensor, and those modules."""
-
-    source: dict[str, Tensor]
-    target: dict[str, Tensor]
-    key: str
-    empty: Tensor  # on the meta device: the shape, and what stands in the target between calls
-    stored: nn.Module
-    part: nn.Module
-    how: Cut
-
-    def cut(self) -> Tensor:
-        """What the part takes of the stored tensor."""
-        return self.how(self.part, self.stored, self.source[self.key], self.empty.shape)
-
-
-class _Wired(NamedTuple):
-    """A module without weights of its own, and where it borrows them for the length of a call.
-
-    Does what torch.func.functional_call does, with the slots known beforehand: that call spends 0.2 ms a block on
-    finding them, as long as a small block takes to run.
-    """
-
-    shell: nn.Module
-    slots: list[_Slot]
-
-    def run(self, x: Tensor, training: bool) -> Tensor:
-        if self.shell.training != training:
-            self.shell.train(training)
-        for slot in self.slots:
-            slot.target[slot.key] = slot.cut()
-        try:
-            return self.shell(x)
-        finally:
-            for slot in self.slots:
-                slot.target[slot.key] = slot.empty
-
-
-def _slots(stored: nn.Module, part: nn.Module) -> list[_Slot]:
-    """Every tensor of `part`, paired with the tensor of `stored` that has the same name."""
-    slots = []
-    for name, module in part.named_modules():
-        twin, how = stored.get_submodule(name), cut.dispatch(type(module))
-        if isinstance(twin, WidthNorms):
-            twin = twin[str(module.num_features)]
-        for source, target in ((twin._parameters, module._parameters), (twin._buffers, module._buffers)):
-            for key, tensor in target.items():
-                if tensor is not None:
-                    same = source[key].shape == tensor.shape  # type: ignore[union-attr]
-                    slots.append(_Slot(source, target, key, tensor, twin, module, _whole if same else how))  # type: ignore[arg-type]
-    return slots
-
-
-def _whole(part: nn.Module, stored: nn.Module, tensor: Tensor, shape: Sequence[int]) -> Tensor:
-    """What a part takes of a stored tensor that has its own shape."""
-    return tensor
