@@ -19,10 +19,11 @@ from nas.data import load_data
 from nas.errors import InputError, NasError, RunError, TrainError
 from nas.model import extract
 from nas.space import load_space
-from nas.training import Plan, Uniform, estimate, evaluate, load_supernet, train
+from nas.training import Plan, Setting, estimate, evaluate, load_supernet, train
 from nas.training import checkpoint as files
 from nas.training.config import make_config
 from nas.training.optimise import average_decay, learning_rate, new_learner
+from nas.training.samplers import Uniform
 from nas.training.step import Batches, gradients
 
 PLAN = Plan(steps=60, precision="fp32", step_s=0.01, macs=1e6, disk_mib=1, epochs=1.0)
@@ -209,7 +210,7 @@ def test_loss_that_is_not_finite(tiny, data, tmp_path):
             tiny, replace(data, normalise=normal), tmp_path, sampler="uniform",
             **SHORT, checkpoint_every_s=0.0, progress=spoil,
         )  # fmt: skip
-    drawn = Uniform(tiny, 3, 0)
+    drawn = Uniform(Setting(tiny, 3, 0))
     archs = [drawn.step(step) for step in range(6)][5].archs
     one_line(caught, "step 5", archs[0].id, "loss", files.CHECKPOINT, "(step 5)")
     tensors, meta = files.load(tmp_path / files.CHECKPOINT, "checkpoint")
@@ -346,7 +347,7 @@ def test_data_of_another_shape_than_the_space(data, tmp_path):
 
 def test_estimate_counts_and_times(tiny, data):
     plan = estimate(tiny, data, sampler="uniform", steps=100, batch_size=16, subnets_per_step=3)
-    drawn = Uniform(tiny, 3, 0)
+    drawn = Uniform(Setting(tiny, 3, 0))
     rows = tiny.encode([arch for step in range(300) for arch in drawn.step(step).archs])
     expected = 100 * 3 * 16 * 3 * tiny.cost(rows).macs.mean()
     assert plan.macs == pytest.approx(expected, rel=0.1)

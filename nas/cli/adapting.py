@@ -20,6 +20,7 @@ from nas.cli.options import (
     LearningRate,
     Minutes,
     Out,
+    SamplerText,
     Seed,
     Steps,
     Threads,
@@ -35,7 +36,7 @@ def adapt(
     epochs: Epochs = None,
     minutes: Minutes = None,
     evaluations: Evaluations = 200,
-    sampler: Annotated[str | None, typer.Option("--sampler", help="complexity, uniform or sandwich.")] = None,
+    sampler: SamplerText = "complexity",
     batch_size: BatchSize = None,
     lr: LearningRate = None,
     head_dim: Annotated[

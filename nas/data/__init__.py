@@ -4,7 +4,7 @@ from nas.data.augment import Augmentation, augmentation_for, keyed_uniform, mixu
 from nas.data.batches import BatchOrder
 from nas.data.load import load_data
 from nas.data.resize import resize
-from nas.data.split import SPLITS, Data, Normalise, Split
+from nas.data.split import SPLITS, Data, Normalise, Split, carve
 
 __all__ = [
     "SPLITS",
@@ -14,6 +14,7 @@ __all__ = [
     "Normalise",
     "Split",
     "augmentation_for",
+    "carve",
     "keyed_uniform",
     "load_data",
     "mixup",

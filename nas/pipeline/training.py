@@ -9,7 +9,7 @@ from nas.data import Data, load_data
 from nas.errors import InputError
 from nas.pipeline.listener import SILENT, Listener
 from nas.space import SearchSpace, load_space
-from nas.training import Plan, Progress, Trained, make_sampler, torch_threads
+from nas.training import Plan, Progress, Trained, sampler_options, torch_threads
 from nas.training import train as train_supernet
 
 
@@ -29,7 +29,7 @@ def train(
     space = space if isinstance(space, SearchSpace) else load_space(space)
     check_device(options.get("device", "cpu"))
     if isinstance(sampler := options.get("sampler"), str):
-        make_sampler(sampler, space, 4, 0)  # an unknown one is refused before the data is read and a folder is made
+        sampler_options(sampler)  # an unknown one is refused before the data is read and a folder is made
     loaded = data if isinstance(data, Data) else load_for(space, data, listener)
 
     def announce(plan: Plan, done: int) -> None:

@@ -5,21 +5,19 @@ from nas.training.evaluate import Evaluation, evaluate
 from nas.training.inherit import inherit, recalibrate
 from nas.training.loop import Progress, Trained, estimate, train
 from nas.training.plan import Plan
-from nas.training.samplers import Complexity, Draw, Level, Sampler, Sandwich, Uniform, cost_levels, make_sampler
+from nas.training.samplers import Draw, Level, Sampler, Setting, cost_levels, make_sampler, sampler_options
 from nas.training.threads import torch_threads
 
 __all__ = [
-    "Complexity",
     "Draw",
     "Evaluation",
     "Level",
     "Plan",
     "Progress",
     "Sampler",
-    "Sandwich",
+    "Setting",
     "SupernetInfo",
     "Trained",
-    "Uniform",
     "cost_levels",
     "estimate",
     "evaluate",
@@ -27,6 +25,7 @@ __all__ = [
     "load_supernet",
     "make_sampler",
     "recalibrate",
+    "sampler_options",
     "torch_threads",
     "train",
 ]

@@ -11,15 +11,16 @@ import contextlib
 import json
 import shutil
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TextIO
 
 import torch
 from torch import Tensor
 
-from nas.data import Data
+from nas.arch import Arch
+from nas.data import Data, carve
 from nas.errors import InputError, RunError, TrainError
 from nas.space import SearchSpace
 from nas.training import checkpoint as files
@@ -27,12 +28,13 @@ from nas.training.config import Precision, TrainConfig, check_fits, check_same, 
 from nas.training.evaluate import evaluate
 from nas.training.optimise import Learner, average_decay, learning_rate, new_learner
 from nas.training.plan import Plan, make_plan
-from nas.training.samplers import Sampler, SamplerFactory, make_sampler
+from nas.training.samplers import Sampler, SamplerFactory, Setting, is_scored, make_sampler
 from nas.training.step import Batches, Watch, gradients
 
 LOG = "train.jsonl"
 _LOG_LINES = 1000
 _CHECK_EVERY_CUDA = 50
+_SHARD = 512  # images of the held-out shard of samplers that score architectures
 _SAVE_SHARE = 20  # a checkpoint at most every 20 times as long as it takes to write: 5 % of the time
 
 
@@ -72,7 +74,7 @@ def estimate(
     Hand it to `train` as `plan`, or it will find out again."""
     check_fits(space, data)
     config = make_config(data, sampler=_name(sampler), **options)
-    return make_plan(space, data, config, _make(sampler, space, config), torch.device(device))
+    return make_plan(space, data, config, _sampler_for_plan(sampler, space, config), torch.device(device))
 
 
 def train(
@@ -105,7 +107,7 @@ def train(
     """Trains the supernet of `space` into the folder `out`; None takes the recipe's value for data of this size.
 
     Each step draws `subnets_per_step` architectures, averages their losses on one batch and updates once. `sampler` is
-    `complexity`, `uniform`, `sandwich`, or a function (space, subnets, seed) -> Sampler. `minutes` is turned into steps
+    a text as `make_sampler` reads it, or a function Setting -> Sampler. `minutes` is turned into steps
     before the first one (see `Plan`). `warmup` is a share of the steps. `start` are weights of the largest architecture
     as a `Network`, to start from instead of random ones. `announce` hears the plan and the steps already
     done before training starts, `progress` how it goes.
@@ -140,6 +142,7 @@ class _Session:
     folder: Path
     space: SearchSpace
     data: Data
+    drawn: Data  # what batches are taken from
     config: TrainConfig
     plan: Plan
     learner: Learner
@@ -157,7 +160,7 @@ class _Session:
 def _run(session: _Session, progress: Callable[[Progress], None], checkpoint_every_s: float) -> None:
     """From the session's step to the plan's last."""
     config, plan, learner, device = session.config, session.plan, session.learner, session.device
-    batches = Batches(session.data, config, device)
+    batches = Batches(session.drawn, config, device)
     watch = Watch(session.folder / files.CHECKPOINT, session.step)
     weights = list(learner.net.parameters())
     check_every = _CHECK_EVERY_CUDA if device.type == "cuda" else 1
@@ -174,21 +177,26 @@ def _run(session: _Session, progress: Callable[[Progress], None], checkpoint_eve
             norm = torch.nn.utils.clip_grad_norm_(weights, config.clip_norm)
             watch.add(step, draw, losses, norm)
             if (step + 1) % check_every == 0:
-                watch.check()
+                _tell(session.sampler, watch)
             lr = learning_rate(step, plan.steps, config)
             learner.update(lr, average_decay(step, plan.steps, config))
             session.step = step + 1
             if session.step % log_every == 0 or session.step == plan.steps:
-                watch.check()
+                _tell(session.sampler, watch)
                 now = clock.progress(watch.take_mean(), draw.level, lr)
                 _append(log, _log_line(now, session.seconds))
                 progress(now)
             if clock.save_due():
-                watch.check()
+                _tell(session.sampler, watch)
                 clock.save()
                 watch.last_good = session.step
         watch.check()
     session.seconds = clock.seconds()
+
+
+def _tell(sampler: Sampler, watch: Watch) -> None:
+    for draw, losses in watch.check():
+        sampler.hear(draw, losses)
 
 
 class _Clock:
@@ -243,12 +251,12 @@ def _begin(
     """A session at the last checkpoint, or at step 0 with a plan and a checkpoint that keeps it."""
     path = folder / files.CHECKPOINT
     if not path.exists():
-        plan = plan or make_plan(space, data, config, _make(sampler, space, config), device)
+        plan = plan or make_plan(space, data, config, _sampler_for_plan(sampler, space, config), device)
         _check_disk(folder, plan)
         learner = new_learner(space, config, device)
         if start is not None:
             _start_from(learner, start)
-        session = _Session(folder, space, data, config, plan, learner, _make(sampler, space, config), device)
+        session = _session(folder, space, data, config, plan, learner, sampler, device)
         _cut_log(folder / LOG, 0)
         session.save()
         return session
@@ -257,11 +265,35 @@ def _begin(
     plan = Plan(**meta["plan"])
     learner = new_learner(space, config, device)
     learner.restore(tensors)
-    session = _Session(folder, space, data, config, plan, learner, _make(sampler, space, config), device)
+    session = _session(folder, space, data, config, plan, learner, sampler, device)
     session.sampler.load_state(meta["sampler"])
     session.step, session.seconds = meta["step"], meta["seconds"]
     _cut_log(folder / LOG, session.step)
     return session
+
+
+def _session(
+    folder: Path,
+    space: SearchSpace,
+    data: Data,
+    config: TrainConfig,
+    plan: Plan,
+    learner: Learner,
+    sampler: str | SamplerFactory,
+    device: torch.device,
+) -> _Session:
+    """At step 0. For a sampler that scores architectures, some training images are kept from training."""
+    setting, seen = Setting(space, config.subnets_per_step, config.seed, plan.steps), data.train
+    if is_scored(sampler):
+        seen, shard = carve(data.train, min(_SHARD, len(data.train) // 10), config.seed)
+
+        def score(archs: Sequence[Arch]) -> list[float]:
+            made = evaluate(learner.net, archs, shard, normalise=data.normalise, data=data)
+            return [evaluation.loss for evaluation in made]
+
+        setting = replace(setting, score=score)
+    drawn = replace(data, train=seen)
+    return _Session(folder, space, data, drawn, config, plan, learner, _make(sampler, setting), device)
 
 
 def _start_from(learner: Learner, start: Mapping[str, Tensor]) -> None:
@@ -380,7 +412,10 @@ def _name(sampler: str | SamplerFactory) -> str:
     return sampler if isinstance(sampler, str) else getattr(sampler, "__name__", type(sampler).__name__)
 
 
-def _make(sampler: str | SamplerFactory, space: SearchSpace, config: TrainConfig) -> Sampler:
-    if isinstance(sampler, str):
-        return make_sampler(sampler, space, config.subnets_per_step, config.seed)
-    return sampler(space, config.subnets_per_step, config.seed)
+def _make(sampler: str | SamplerFactory, setting: Setting) -> Sampler:
+    return make_sampler(sampler, setting) if isinstance(sampler, str) else sampler(setting)
+
+
+def _sampler_for_plan(sampler: str | SamplerFactory, space: SearchSpace, config: TrainConfig) -> Sampler:
+    """As it draws before anything is trained, when all architectures are alike."""
+    return _make(sampler, Setting(space, config.subnets_per_step, config.seed, score=lambda archs: [0.0] * len(archs)))

@@ -74,10 +74,12 @@ class Watch:
         """Losses (k,) and gradient norm () of a step."""
         self._pending.append((step, draw, torch.cat([losses, norm.reshape(1)])))
 
-    def check(self) -> None:
-        """Raises `TrainError` naming the first step and architecture whose loss, or whose gradient, is not finite."""
+    def check(self) -> list[tuple[Draw, list[float]]]:
+        """The draws since the last check with their losses. Raises `TrainError` naming the first step and architecture
+        whose loss, or whose gradient, is not finite."""
         if not self._pending:
-            return
+            return []
+        found = []
         values = torch.stack([row for _, _, row in self._pending]).tolist()
         for (step, draw, _), (*losses, norm) in zip(self._pending, values, strict=True):
             for arch, loss in zip(draw.archs, losses, strict=True):
@@ -86,7 +88,9 @@ class Watch:
             if not math.isfinite(norm):
                 self._stop(step, f"the gradient of architectures {', '.join(arch.id for arch in draw.archs)} is {norm}")
             self._losses.append(sum(losses) / len(losses))
+            found.append((draw, losses))
         self._pending.clear()
+        return found
 
     def take_mean(self) -> float:
         """Mean loss of the checked steps since the last call."""

@@ -1,0 +1,87 @@
+"""Which architectures a training step runs."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from nas.errors import InputError
+from nas.training.samplers.complexity import Complexity
+from nas.training.samplers.levels import Level, cost_levels
+from nas.training.samplers.plain import Nested, Sandwich, Uniform
+from nas.training.samplers.sampler import Draw, Sampler, SamplerFactory, Setting, State
+from nas.training.samplers.scored import Attentive, Performance
+
+__all__ = [
+    "SAMPLERS",
+    "Attentive",
+    "Complexity",
+    "Draw",
+    "Level",
+    "Nested",
+    "Performance",
+    "Sampler",
+    "SamplerFactory",
+    "Sandwich",
+    "Setting",
+    "State",
+    "Uniform",
+    "cost_levels",
+    "is_scored",
+    "make_sampler",
+    "sampler_options",
+]
+
+SAMPLERS: dict[str, Callable[..., Sampler]] = {
+    "complexity": Complexity,
+    "sandwich": Sandwich,
+    "uniform": Uniform,
+    "attentive": Attentive,
+    "performance": Performance,
+    "nested": Nested,
+}
+
+
+def make_sampler(text: str, setting: Setting) -> Sampler:
+    """The sampler that `text` names: `NAME` or `NAME:OPTION=VALUE,...`, such as `complexity:levels=12,ends=yes`. Raises
+    `InputError` for an unknown name or option, and for too few subnets a step."""
+    name, options = sampler_options(text)
+    return SAMPLERS[name](setting, **options)
+
+
+def is_scored(sampler: str | SamplerFactory) -> bool:
+    """Whether it asks for the losses of architectures on a held-out shard."""
+    made = SAMPLERS[sampler_options(sampler)[0]] if isinstance(sampler, str) else sampler
+    return bool(getattr(made, "scored", False))
+
+
+def sampler_options(text: str) -> tuple[str, dict[str, Any]]:
+    """The name and the options in `text`, checked and in their types."""
+    name, _, rest = text.partition(":")
+    if name not in SAMPLERS:
+        raise InputError(f"unknown sampler {name!r}, expected one of {', '.join(SAMPLERS)}")
+    known = {
+        key: parameter.default
+        for key, parameter in inspect.signature(SAMPLERS[name]).parameters.items()
+        if parameter.kind is parameter.KEYWORD_ONLY
+    }
+    options = {}
+    for part in filter(None, rest.split(",")):
+        key, _, value = part.partition("=")
+        if key not in known:
+            raise InputError(f"the {name} sampler has no option {key!r}, expected {', '.join(known) or 'none'}")
+        options[key] = _value(value, known[key], f"{name}: {key}")
+    return name, options
+
+
+def _value(text: str, default: Any, where: str) -> Any:
+    """`text` in the type of `default`."""
+    if isinstance(default, bool):
+        if text not in ("yes", "no"):
+            raise InputError(f"{where} is {text!r}, expected yes or no")
+        return text == "yes"
+    try:
+        return type(default)(text)
+    except ValueError:
+        raise InputError(f"{where} is {text!r}, expected a number like {default:g}") from None
