@@ -22,6 +22,7 @@ from nas.space import load_space
 from nas.training import Plan, Setting, estimate, evaluate, load_supernet, train
 from nas.training import checkpoint as files
 from nas.training.config import make_config
+from nas.training.objective import Objective
 from nas.training.optimise import average_decay, learning_rate, new_learner
 from nas.training.samplers import Uniform
 from nas.training.step import Batches, gradients
@@ -372,7 +373,7 @@ def test_gradients_are_those_of_the_mean_loss(tiny, data):
     learner = new_learner(tiny, make_config(data), torch.device("cpu"))
     archs = (tiny.smallest, tiny.largest)
     images, targets = data.normalise(data.train.images[:16]), data.train.labels[:16]
-    losses = gradients(learner.net, archs, images, targets, smoothing=0.1, bf16=False)
+    losses = Objective(smoothing=0.1).gradients(learner.net, archs, images, targets)
     found = {name: p.grad.clone() for name, p in learner.net.named_parameters()}
     learner.net.zero_grad()
     expected = [F.cross_entropy(learner.net(images, arch), targets, label_smoothing=0.1) for arch in archs]
@@ -382,13 +383,62 @@ def test_gradients_are_those_of_the_mean_loss(tiny, data):
         assert torch.allclose(found[name], p.grad, atol=1e-6), name
 
 
+def test_a_batch_in_parts_gives_the_gradient_of_the_whole(tiny, data):
+    whole, parts = (new_learner(tiny, make_config(data), torch.device("cpu")) for _ in range(2))
+    archs = (tiny.smallest, tiny.largest)
+    images, targets = data.normalise(data.train.images[:16]), data.train.labels[:16]
+    expected = gradients(Objective(), whole.net, archs, images, targets)
+    found = gradients(Objective(), parts.net, archs, images, targets, parts=4)
+    torch.testing.assert_close(found, expected)
+    for p, q in zip(parts.net.parameters(), whole.net.parameters(), strict=True):
+        torch.testing.assert_close(p.grad, q.grad)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"sampler": "uniform", "distil": "largest"}, "choose the sandwich sampler"),
+        ({"sampler": "uniform", "subnets_per_step": 1, "distil": "cascade"}, "expected two or more"),
+        ({"distil": "teacher"}, "expected one of none, largest"),
+        ({"accumulate": 3}, "expected a multiple of accumulate=3"),
+        ({"clip_adaptive": 0.0}, "clip_adaptive is 0.0"),
+    ],
+)
+def test_what_cannot_be_trained_so_is_refused_before_a_folder_is_made(tiny, data, tmp_path, options, message):
+    with pytest.raises(InputError, match=message):
+        train(tiny, data, tmp_path / "new", **SHORT | options)
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"sampler": "sandwich", "distil": "largest:divergence=alpha", "project": True},
+        {"sampler": "complexity:ends=yes,adaptive=yes", "distil": "cascade", "clip_adaptive": 0.1, "accumulate": 2},
+        {"sampler": "uniform", "distil": "average:weight=0.5"},
+        {"sampler": "performance:every=2,bank=2", "distil": "others"},
+        {"sampler": "attentive:levels=2"},
+        {"sampler": "nested:rest=yes"},
+    ],
+)
+def test_every_way_to_train_goes_on_exactly(tiny, data, tmp_path, options):
+    options = SHORT | {"steps": 30, "plan": replace(PLAN, steps=30)} | options
+    train(tiny, data, tmp_path / "whole", **options)
+    for step in (7, 19):
+        with pytest.raises(InterruptError):
+            train(tiny, data, tmp_path / "parts", **options, checkpoint_every_s=0.0, progress=stop_at(step))
+    train(tiny, data, tmp_path / "parts", **options)
+    whole, parts = (load_supernet(tmp_path / name)[1].state_dict() for name in ("whole", "parts"))
+    assert all(torch.equal(whole[name], parts[name]) for name in whole)
+
+
 def test_blocks_that_no_subnet_used_stay_as_they_are(tiny, data):
     """And unused slices of used tensors move by momentum and decay alone: the documented choice."""
     learner = new_learner(tiny, make_config(data), torch.device("cpu"))
     images, targets = data.normalise(data.train.images[:16]), data.train.labels[:16]
 
     def step(arch):
-        gradients(learner.net, (arch,), images, targets, smoothing=0.0, bf16=False)
+        Objective().gradients(learner.net, (arch,), images, targets)
         grads = {name: None if p.grad is None else p.grad.clone() for name, p in learner.net.named_parameters()}
         learner.update(1e-3, 0.9)
         return grads
@@ -417,7 +467,7 @@ def test_restored_learner_goes_on_exactly(tiny, data):
     def steps(learner, start, stop):
         for step in range(start, stop):
             arch = tiny.smallest if step % 3 else tiny.largest
-            gradients(learner.net, (arch,), *batches(step), smoothing=0.0, bf16=False)
+            Objective().gradients(learner.net, (arch,), *batches(step))
             learner.update(1e-3, 0.9)
 
     whole, part, other = (new_learner(tiny, config, torch.device("cpu")) for _ in range(3))

@@ -20,7 +20,7 @@ from nas.pipeline import search
 from nas.space import load_space
 from nas.training import Plan, evaluate, inherit, load_supernet, train
 from nas.training import checkpoint as files
-from nas.training.step import gradients
+from nas.training.objective import Objective
 
 PLAN = Plan(steps=200, precision="fp32", step_s=0.01, macs=1e6, disk_mib=1, epochs=1.0)
 SHORT = {"batch_size": 32, "subnets_per_step": 2, "sampler": "uniform", "lr": 6e-3}
@@ -72,7 +72,7 @@ def test_each_subnet_is_trained_at_its_own_resolution(space, data):
     twin = copy.deepcopy(net)
     images, targets = data.normalise(data.train.images[:16]), data.train.labels[:16]
     ends = (space.smallest, space.largest)
-    losses = gradients(net, ends, images, targets, smoothing=0.0, bf16=False)
+    losses = Objective().gradients(net, ends, images, targets)
     small = F.interpolate(images, size=(6, 6), mode="bilinear", antialias=True)
     expected = [F.cross_entropy(twin(x, arch), targets) for x, arch in zip((small, images), ends, strict=True)]
     torch.testing.assert_close(losses, torch.stack(expected).detach())

@@ -159,6 +159,16 @@ def train(
     batch_size: BatchSize = None,
     subnets: Annotated[int | None, typer.Option("--subnets-per-step", help="Architectures a step.")] = None,
     lr: LearningRate = None,
+    distil: Annotated[
+        str | None, typer.Option("--distil", help="Teacher in a step: largest, average:weight=0.5, others, cascade.")
+    ] = None,
+    project: Annotated[
+        bool | None, typer.Option("--project", help="Settle conflicts of the largest subnet with the others.")
+    ] = None,
+    clip_adaptive: Annotated[
+        float | None, typer.Option("--clip-adaptive", help="Limit of a unit's gradient, a share of its weights.")
+    ] = None,
+    accumulate: Annotated[int | None, typer.Option("--accumulate", help="Parts that a batch is taken in.")] = None,
     mixup: Annotated[float | None, typer.Option("--mixup", help="Mixup's alpha, 0: none.")] = None,
     precision: Annotated[str, typer.Option("--precision", help="auto, fp32 or bf16.")] = "auto",
     device: Device = "cpu",
@@ -174,7 +184,8 @@ def train(
     with Console() as console:
         trained = run_train(
             load_space(space, num_classes), data, out, listener=console, sampler=sampler, steps=steps, epochs=epochs,
-            minutes=minutes, batch_size=batch_size, subnets_per_step=subnets, lr=lr, mixup=mixup, precision=precision,
+            minutes=minutes, batch_size=batch_size, subnets_per_step=subnets, lr=lr, mixup=mixup, distil=distil,
+            project=project, clip_adaptive=clip_adaptive, accumulate=accumulate, precision=precision,
             device=device, threads=threads, seed=seed,
         )  # fmt: skip
     result = {

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from nas.data import Data
 from nas.errors import InputError, RunError
 from nas.space import SearchSpace
+from nas.training.objective import Distil
 
 Precision = Literal["auto", "fp32", "bf16"]
 
@@ -21,7 +22,10 @@ class TrainConfig:
     """Everything that decides the weights, beside space and data. Exactly one of steps, epochs and minutes is set.
 
     `warmup` is a share of the steps; `ema` a decay (None: an average over the last 2 % of the steps); `clip_norm` the
-    greatest global norm of a gradient; `start` the digest of the weights to start from (None: random ones)."""
+    greatest global norm of a gradient; `clip_adaptive` that of a unit's gradient in shares of the norm of its weights
+    (None: no such limit); `distil` who teaches whom in a step (`Distil`); `project` whether conflicts between a step's
+    largest subnet and the others are settled (`Projection`); `accumulate` in how many parts a batch is taken; `start`
+    the digest of the weights to start from (None: random ones)."""
 
     sampler: str
     batch_size: int
@@ -36,6 +40,10 @@ class TrainConfig:
     mixup: float = 0.0
     ema: float | None = None
     clip_norm: float = 1.0
+    clip_adaptive: float | None = None
+    distil: str = "none"
+    project: bool = False
+    accumulate: int = 1
     precision: Precision = "auto"
     seed: int = 0
     start: str | None = None
@@ -49,6 +57,9 @@ class TrainConfig:
             value = getattr(self, name)
             if value is not None and not (math.isfinite(value) and low <= value <= high):
                 raise InputError(f"{name} is {value}, expected {low:g} to {high:g}")
+        object.__setattr__(self, "distil", str(Distil.parse(self.distil)))
+        if self.batch_size % self.accumulate:
+            raise InputError(f"batch_size is {self.batch_size}, expected a multiple of accumulate={self.accumulate}")
         if self.precision not in ("auto", "fp32", "bf16"):
             raise InputError(f"precision is {self.precision!r}, expected auto, fp32 or bf16")
 
@@ -70,6 +81,8 @@ _RANGES: dict[str, tuple[float, float]] = {
     "mixup": (0, 100),
     "ema": (0, 0.999999),
     "clip_norm": (1e-6, 1e6),
+    "clip_adaptive": (1e-6, 1e6),
+    "accumulate": (1, 2**20),
     "seed": (0, 2**31 - 1),
 }
 

@@ -26,10 +26,11 @@ from nas.space import SearchSpace
 from nas.training import checkpoint as files
 from nas.training.config import Precision, TrainConfig, check_fits, check_same, make_config
 from nas.training.evaluate import evaluate
+from nas.training.gradients import clip_adaptive_
 from nas.training.optimise import Learner, average_decay, learning_rate, new_learner
 from nas.training.plan import Plan, make_plan
 from nas.training.samplers import Sampler, SamplerFactory, Setting, is_scored, make_sampler
-from nas.training.step import Batches, Watch, gradients
+from nas.training.step import Batches, Watch, check_lessons, gradients, objective_of
 
 LOG = "train.jsonl"
 _LOG_LINES = 1000
@@ -95,6 +96,10 @@ def train(
     mixup: float | None = None,
     ema: float | None = None,
     clip_norm: float | None = None,
+    clip_adaptive: float | None = None,
+    distil: str | None = None,
+    project: bool | None = None,
+    accumulate: int | None = None,
     precision: Precision = "auto",
     seed: int = 0,
     start: Mapping[str, Tensor] | None = None,
@@ -107,9 +112,10 @@ def train(
     """Trains the supernet of `space` into the folder `out`; None takes the recipe's value for data of this size.
 
     Each step draws `subnets_per_step` architectures, averages their losses on one batch and updates once. `sampler` is
-    a text as `make_sampler` reads it, or a function Setting -> Sampler. `minutes` is turned into steps
-    before the first one (see `Plan`). `warmup` is a share of the steps. `start` are weights of the largest architecture
-    as a `Network`, to start from instead of random ones. `announce` hears the plan and the steps already
+    a text as `make_sampler` reads it, or a function Setting -> Sampler; `distil` says who teaches whom within a step, as
+    `Distil` reads it; `clip_adaptive`, `project` and `accumulate` are those of `TrainConfig`. `minutes` is turned into
+    steps before the first one (see `Plan`). `warmup` is a share of the steps. `start` are weights of the largest
+    architecture as a `Network`, to start from instead of random ones. `announce` hears the plan and the steps already
     done before training starts, `progress` how it goes.
 
     Repeating a call goes on from the last checkpoint, or returns at once where training was finished. Leaves
@@ -122,9 +128,11 @@ def train(
     config = make_config(
         data, sampler=_name(sampler), steps=steps, epochs=epochs, minutes=minutes, batch_size=batch_size,
         subnets_per_step=subnets_per_step, lr=lr, warmup=warmup, weight_decay=weight_decay, mixup=mixup,
-        label_smoothing=label_smoothing, ema=ema, clip_norm=clip_norm, precision=precision, seed=seed,
+        label_smoothing=label_smoothing, ema=ema, clip_norm=clip_norm, clip_adaptive=clip_adaptive, distil=distil,
+        project=project, accumulate=accumulate, precision=precision, seed=seed,
         start=None if start is None else files.digest(start),
     )  # fmt: skip
+    check_lessons(config, lambda: _sampler_for_plan(sampler, space, config), space)
     folder = Path(out)
     with files.writing(folder):
         if (folder / files.MANIFEST).exists():
@@ -161,6 +169,7 @@ def _run(session: _Session, progress: Callable[[Progress], None], checkpoint_eve
     """From the session's step to the plan's last."""
     config, plan, learner, device = session.config, session.plan, session.learner, session.device
     batches = Batches(session.drawn, config, device)
+    objective = objective_of(config, learner, plan.precision == "bf16")
     watch = Watch(session.folder / files.CHECKPOINT, session.step)
     weights = list(learner.net.parameters())
     check_every = _CHECK_EVERY_CUDA if device.type == "cuda" else 1
@@ -170,10 +179,9 @@ def _run(session: _Session, progress: Callable[[Progress], None], checkpoint_eve
         for step in range(session.step, plan.steps):
             draw = session.sampler.step(step)
             images, targets = batches(step)
-            losses = gradients(
-                learner.net, draw.archs, images, targets,
-                smoothing=config.label_smoothing, bf16=plan.precision == "bf16",
-            )  # fmt: skip
+            losses = gradients(objective, learner.net, draw.archs, images, targets, config.accumulate)
+            if config.clip_adaptive is not None:
+                clip_adaptive_(weights, config.clip_adaptive)
             norm = torch.nn.utils.clip_grad_norm_(weights, config.clip_norm)
             watch.add(step, draw, losses, norm)
             if (step + 1) % check_every == 0:

@@ -8,8 +8,10 @@ Masking the slices would cost a pass of its own over all weights each step; what
 
 from __future__ import annotations
 
+import copy
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -39,6 +41,15 @@ class Learner:
         self.optimiser.zero_grad(set_to_none=True)
         with torch.no_grad():
             torch._foreach_lerp_(list(self.average.values()), list(self.net.parameters()), 1 - decay)
+
+    @cached_property
+    def averaged_net(self) -> Supernet:
+        """A supernet on the tensors of `average`, without gradients. In training mode: batch norms take the statistics
+        of the batch, as those of the network that is trained do."""
+        net = copy.deepcopy(self.net).requires_grad_(False).train()
+        for name, parameter in net.named_parameters():
+            parameter.data = self.average[name]
+        return net
 
     @property
     def buffers(self) -> dict[str, Tensor]:

@@ -14,9 +14,10 @@ from nas.cost import cost
 from nas.data import Data
 from nas.space import SearchSpace
 from nas.training.config import TrainConfig
+from nas.training.objective import Distil, Objective
 from nas.training.optimise import Learner, new_learner
 from nas.training.samplers import Draw, Sampler
-from nas.training.step import Batches, gradients
+from nas.training.step import Batches
 
 _DRAWN_STEPS = 64
 _PROBED = 4
@@ -64,6 +65,10 @@ def make_plan(space: SearchSpace, data: Data, config: TrainConfig, sampler: Samp
     probe = _Probe(new_learner(space, config, device), Batches(data, config, device), config, device)
     bf16 = _use_bf16(config, space, draws, probe, device)
     step_s = draw_s + probe.step_s(draws, bf16)
+    teacher_macs = 0
+    if Distil.parse(config.distil).teacher == "average":  # one more forward pass
+        teacher_macs = config.batch_size * _macs(space.largest)
+        step_s += probe.subnet_s(space.largest, bf16, _PROBE_S / 8, time.perf_counter) / _BACKWARD
     images = len(data.train)
     steps = config.steps or round((config.epochs or 0) * images / config.batch_size)
     if config.minutes is not None:
@@ -75,7 +80,7 @@ def make_plan(space: SearchSpace, data: Data, config: TrainConfig, sampler: Samp
         steps=steps,
         precision="bf16" if bf16 else "fp32",
         step_s=step_s,
-        macs=steps * macs_a_step,
+        macs=steps * (macs_a_step + teacher_macs),
         disk_mib=9 * weights_mib,  # weights, average and two moments, twice while one replaces the other; the result
         epochs=steps * config.batch_size / images,
     )
@@ -108,7 +113,7 @@ class _Probe:
         while len(taken) < 2 or (time.perf_counter() - begun < budget_s and len(taken) < 10):
             self._wait()
             before = clock()
-            gradients(self.learner.net, (arch,), images, targets, smoothing=0.0, bf16=bf16)
+            Objective(bf16=bf16).gradients(self.learner.net, (arch,), images, targets)
             self._wait()
             taken.append(clock() - before)
         return float(np.median(taken[1:])) * len(self._images) / len(images)  # the first call warms up

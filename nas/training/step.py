@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,11 +13,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from nas.arch import Arch
-from nas.data import BatchOrder, Data, augmentation_for, mixup, resize
+from nas.data import BatchOrder, Data, augmentation_for, mixup
 from nas.errors import TrainError
 from nas.model import Supernet
+from nas.space import SearchSpace
 from nas.training.config import TrainConfig
-from nas.training.samplers import Draw
+from nas.training.objective import Distil, Objective, lessons
+from nas.training.optimise import Learner
+from nas.training.samplers import Draw, Sampler
 
 _MIXUP_STREAM = 0x6D6978  # apart from the keys of the samplers' pools
 
@@ -42,22 +46,32 @@ class Batches:
         return mixup(images, F.one_hot(targets, self._classes).float(), self._config.mixup, rng)
 
 
-def gradients(
-    net: Supernet, archs: tuple[Arch, ...], images: Tensor, targets: Tensor, *, smoothing: float, bf16: bool
-) -> Tensor:
-    """Adds to the weights' gradients that of the loss averaged over `archs`; returns their losses (k,). Each sees the
-    images at its own resolution.
+def check_lessons(config: TrainConfig, make: Callable[[], Sampler], space: SearchSpace) -> None:
+    """Raises `InputError` where the steps of the sampler lack the teacher that is asked for."""
+    teacher = Distil.parse(config.distil).teacher
+    if teacher != "none":
+        lessons(teacher, make().step(0).archs, space.largest)
 
-    One subnet at a time, so that memory holds the activations of one."""
-    losses = []
-    for arch in archs:
-        seen = resize(images, arch.resolution)
-        with torch.autocast(images.device.type, torch.bfloat16, enabled=bf16):
-            logits = net(seen, arch)
-        loss = F.cross_entropy(logits.float(), targets, label_smoothing=smoothing)
-        (loss / len(archs)).backward()  # type: ignore[no-untyped-call]
-        losses.append(loss.detach())
-    return torch.stack(losses)
+
+def objective_of(config: TrainConfig, learner: Learner, bf16: bool) -> Objective:
+    """What the steps of a training optimise."""
+    distil = Distil.parse(config.distil)
+    averaged = learner.averaged_net if distil.teacher == "average" else None
+    return Objective(
+        smoothing=config.label_smoothing, bf16=bf16, distil=distil, averaged=averaged, project=config.project
+    )
+
+
+def gradients(
+    objective: Objective, net: Supernet, archs: tuple[Arch, ...], images: Tensor, targets: Tensor, parts: int = 1
+) -> Tensor:
+    """Adds the gradients of a step, its batch taken in `parts` equal ones, of which memory holds one; losses (k,)."""
+    if parts == 1:
+        return objective.gradients(net, archs, images, targets)
+    pairs = zip(images.chunk(parts), targets.chunk(parts), strict=True)
+    losses = torch.stack([objective.gradients(net, archs, *pair) for pair in pairs])
+    torch._foreach_div_([p.grad for p in net.parameters() if p.grad is not None], parts)
+    return losses.mean(0)
 
 
 @dataclass
