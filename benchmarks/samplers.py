@@ -1,0 +1,268 @@
+"""Samplers and losses compared on one space: the protocol is results/samplers/README.md.
+
+    OMP_NUM_THREADS=1 python benchmarks/samplers.py --data parquet:CIFAR10 [--processes 2] [--phases sweep,seeds,...]
+    python benchmarks/samplers.py --report
+
+Each training goes on where it stopped, each finished one is a row of `--out`/runs.jsonl and not run again. About four
+hours of one core. Phases: sweep, seeds, parts (one seed of what has an ingredient switched off, and of candidates).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import time
+from collections.abc import Iterable
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import nas
+from nas.data import Data, Split, load_data
+from nas.training import Setting, evaluate, load_supernet, make_sampler, train
+from nas.training.samplers.levels import cost_levels
+
+HERE = Path(__file__).resolve().parent
+SPACE = HERE / "vit_cifar_patch8.toml"
+OUT = HERE.parent / "results" / "samplers"
+RATES, SWEEP_SEED, SEEDS = (5e-4, 1e-3, 2e-3), 0, (1, 2, 3)
+STEPS, SUBNETS, BATCH = 2000, 3, 96
+LEVELS, ARCHS, IMAGES = 5, 8, 2500
+BACKWARD = 3  # forward, gradient by activations, gradient by weights
+
+
+@dataclass(frozen=True)
+class Arm:
+    """What differs between trainings, beside learning rate and seed."""
+
+    sampler: str
+    distil: str = "none"
+
+    @property
+    def name(self) -> str:
+        return self.sampler if self.distil == "none" else f"{self.sampler} + distil {self.distil}"
+
+
+MAIN = [
+    Arm("uniform"), Arm("uniform", "average:weight=0.5"), Arm("sandwich"), Arm("sandwich", "largest"),
+    Arm("complexity"), Arm("complexity", "average:weight=0.5"),
+]  # fmt: skip
+PARTS = [Arm(f"complexity:{part}") for part in ("over=genes", "shared=no", "adjacent=no")]
+CANDIDATES = [Arm(f"complexity:{part}") for part in ("ends=yes", "stay=0.8", "adaptive=yes")]
+
+
+@dataclass(frozen=True)
+class Task:
+    arm: Arm
+    lr: float
+    seed: int
+
+    @property
+    def key(self) -> str:
+        return f"{self.arm.name} lr={self.lr:g} seed={self.seed} steps={STEPS}"
+
+
+def main() -> None:
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("--data", help="parquet:PATH of CIFAR-10")
+    options.add_argument("--processes", type=int, default=1)
+    options.add_argument("--phases", default="sweep,seeds,parts")
+    options.add_argument("--minutes", type=float, default=1e6, help="begin no further training after so long")
+    options.add_argument("--work", type=Path, default=Path(".bench/samplers"))
+    options.add_argument("--out", type=Path, default=OUT)
+    options.add_argument("--report", action="store_true", help="only the table and the picture")
+    asked = options.parse_args()
+    asked.out.mkdir(parents=True, exist_ok=True)
+    if not asked.report:
+        run_all(asked)
+    report(rows_of(asked.out), asked.out)
+
+
+def run_all(asked: argparse.Namespace) -> None:
+    """Runs what is not in the file yet; what depends on the sweep once that is done."""
+    ends = time.monotonic() + 60 * asked.minutes
+    with ProcessPoolExecutor(asked.processes, initializer=begin, initargs=(asked.data,)) as pool:
+        running: dict[Future[dict[str, Any]], Task] = {}
+        while True:
+            done = {row["key"] for row in rows_of(asked.out)}
+            busy = {task.key for task in running.values()}
+            waiting = [t for t in tasks(asked.phases.split(","), rows_of(asked.out)) if t.key not in done | busy]
+            while waiting and len(running) < asked.processes and time.monotonic() < ends:
+                task = waiting.pop(0)
+                running[pool.submit(run, task, asked.work)] = task
+                print(f"{time.strftime('%H:%M')} begun: {task.key}; {len(waiting)} wait", flush=True)
+            if not running:
+                return
+            finished, _ = wait(running, return_when=FIRST_COMPLETED)
+            for future in finished:
+                row, task = future.result(), running.pop(future)
+                append(asked.out / "runs.jsonl", row)
+                print(f"{time.strftime('%H:%M')} {task.key}: mean {100 * row['mean']:.2f}", flush=True)
+
+
+def tasks(phases: list[str], rows: list[dict[str, Any]]) -> list[Task]:
+    """All that can be begun, in order."""
+    found = []
+    if "sweep" in phases:
+        found += [Task(arm, lr, SWEEP_SEED) for lr in (1e-3, 2e-3, 5e-4) for arm in MAIN]
+    chosen = {arm: lr for arm in MAIN if (lr := best_rate(arm, rows)) is not None}
+    if "seeds" in phases:
+        found += [Task(arm, lr, seed) for seed in SEEDS for arm, lr in chosen.items()]
+    if "parts" in phases and Arm("complexity") in chosen:
+        found += [Task(arm, chosen[Arm("complexity")], SEEDS[0]) for arm in PARTS + CANDIDATES]
+    return found
+
+
+def best_rate(arm: Arm, rows: list[dict[str, Any]]) -> float | None:
+    """Of the sweep, once it is complete."""
+    means = {row["lr"]: row["mean"] for row in rows if row["arm"] == arm.name and row["seed"] == SWEEP_SEED}
+    return max(means, key=means.__getitem__) if set(means) == set(RATES) else None
+
+
+_loaded: dict[str, Any] = {}
+
+
+def begin(spec: str) -> None:
+    """In each process: what all its trainings share."""
+    torch.set_num_threads(1)
+    os.nice(5)
+    _loaded["space"] = nas.load_space(SPACE)
+    _loaded["data"] = load_data(spec, resolution=32, in_channels=3)
+
+
+def run(task: Task, work: Path) -> dict[str, Any]:
+    """Trains and judges one arm."""
+    space, data = _loaded["space"], _loaded["data"]
+    started = time.process_time()
+    trained = train(
+        space, data, work / task.key.replace(" ", "_"), sampler=task.arm.sampler, distil=task.arm.distil, lr=task.lr,
+        seed=task.seed, steps=STEPS, subnets_per_step=SUBNETS, batch_size=BATCH, precision="fp32", label_smoothing=0.1,
+        weight_decay=0.05, warmup=0.05,
+    )  # fmt: skip
+    seconds = time.process_time() - started
+    found = judge(trained.directory, data, IMAGES)
+    return {
+        "key": task.key, "arm": task.arm.name, "sampler": task.arm.sampler, "distil": task.arm.distil, "lr": task.lr,
+        "seed": task.seed, "steps": STEPS, "subnet_images": STEPS * SUBNETS * BATCH, "cpu_s": round(seconds, 1),
+        "train_macs": training_macs(space, task), "digest": trained.digest, "date": time.strftime("%Y-%m-%d"), **found,
+    }  # fmt: skip
+
+
+def judge(folder: Path, data: Data, images: int) -> dict[str, Any]:
+    """Accuracies on the first images of the search split: of each level, in all, and of both ends."""
+    space, net, info = load_supernet(folder)
+    split = Split(data.search.images[:images], data.search.labels[:images])
+    archs = [arch for level in judged(space) for arch in level] + [space.smallest, space.largest]
+    found = [e.accuracy for e in evaluate(net, archs, split, normalise=info.normalise, data=data, threads=1)]
+    levels = np.reshape(found[:-2], (LEVELS, ARCHS))
+    means = [round(float(level.mean()), 5) for level in levels]
+    return {
+        "levels": means, "mean": round(statistics.mean(means), 5), "smallest": found[-2], "largest": found[-1],
+        "accuracies": levels.tolist(),
+    }  # fmt: skip
+
+
+def judged(space: nas.SearchSpace) -> list[list[nas.Arch]]:
+    """Of each level the same architectures in every training."""
+    rng = np.random.default_rng(20261120)
+    levels = cost_levels(Setting(space, 1, 0), LEVELS)
+    return [space.decode(space.sample_at(level.low, level.high, ARCHS, rng, over="genes")) for level in levels]
+
+
+def training_macs(space: nas.SearchSpace, task: Task) -> float:
+    """Forward and backward of all subnets, and forward of a teacher that is none of them. The draws are made once more:
+    a sampler that hears of losses draws otherwise then, which moves the sum by little."""
+    sampler = make_sampler(task.arm.sampler, Setting(space, SUBNETS, task.seed, STEPS))
+    archs = [arch for step in range(STEPS) for arch in sampler.step(step).archs]
+    total = BACKWARD * BATCH * float(space.cost(space.encode(archs)).macs.sum())
+    if task.arm.distil.startswith("average:weight=0.5"):
+        total += STEPS * BATCH * nas.cost(space.largest).macs
+    return total
+
+
+def rows_of(out: Path) -> list[dict[str, Any]]:
+    path = out / "runs.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def append(path: Path, row: dict[str, Any]) -> None:
+    with path.open("a") as file:
+        file.write(json.dumps(row) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def report(rows: list[dict[str, Any]], out: Path) -> None:
+    """The table, on the screen and in a file, and the picture."""
+    space = nas.load_space(SPACE)
+    costs = [np.exp(np.mean(np.log([nas.cost(arch).macs for arch in level]))) / 1e6 for level in judged(space)]
+    lines = [
+        "CIFAR-10, JPEG copy; first 2,500 images of the search split; mean accuracy in % of 8 architectures a level, "
+        "+- standard deviation over seeds.",
+        "",
+        "| arm | lr | seeds | " + " | ".join(f"{cost:.2g} MMACs" for cost in costs)
+        + " | smallest | largest | mean | training TMACs | CPU s |",
+        "|---" * (LEVELS + 8) + "|",
+    ]  # fmt: skip
+    for arm, group in groups(rows):
+        lines.append(line(arm, group))
+    (out / "table.md").write_text("\n".join(lines) + "\n")
+    print("\n".join(lines))
+    if rows:
+        picture(rows, costs, out / "samplers.png")
+
+
+def groups(rows: list[dict[str, Any]]) -> Iterable[tuple[str, list[dict[str, Any]]]]:
+    """Rows that differ by seed alone: fresh seeds first where there are any, then the sweep."""
+    found: dict[tuple[str, float, bool], list[dict[str, Any]]] = {}
+    for row in rows:
+        found.setdefault((row["arm"], row["lr"], row["seed"] == SWEEP_SEED), []).append(row)
+    for (arm, _, swept), group in sorted(found.items(), key=lambda item: (item[0][2], -mean_of(item[1]))):
+        yield f"{arm} (sweep)" if swept else arm, group
+
+
+def mean_of(group: list[dict[str, Any]]) -> float:
+    return statistics.mean(row["mean"] for row in group)
+
+
+def line(arm: str, group: list[dict[str, Any]]) -> str:
+    columns = [[row["levels"][i] for row in group] for i in range(LEVELS)]
+    columns += [[row[name] for row in group] for name in ("smallest", "largest", "mean")]
+    cells = [
+        f"{100 * statistics.mean(c):.1f}" + (f" +- {100 * statistics.stdev(c):.1f}" if len(c) > 1 else "")
+        for c in columns
+    ]
+    seeds = ",".join(str(row["seed"]) for row in sorted(group, key=lambda row: row["seed"]))
+    macs, cpu = (statistics.mean(row[name] for row in group) for name in ("train_macs", "cpu_s"))
+    return f"| {arm} | {group[0]['lr']:g} | {seeds} | " + " | ".join(cells) + f" | {macs / 1e12:.1f} | {cpu:.0f} |"
+
+
+def picture(rows: list[dict[str, Any]], costs: list[float], path: Path) -> None:
+    """Accuracy over cost, a line an arm, of fresh seeds where there are any."""
+    import altair as alt
+    import pandas as pd
+
+    shown = [(arm, group) for arm, group in groups(rows) if "(sweep)" not in arm] or list(groups(rows))
+    points = [
+        {"arm": arm, "MMACs": costs[i], "accuracy": 100 * statistics.mean(v), "low": 100 * min(v), "high": 100 * max(v)}
+        for arm, group in shown
+        for i in range(LEVELS)
+        for v in [[row["levels"][i] for row in group]]
+    ]
+    base = alt.Chart(pd.DataFrame(points)).encode(
+        x=alt.X("MMACs:Q", scale=alt.Scale(type="log")), color=alt.Color("arm:N", legend=alt.Legend(labelLimit=400))
+    )
+    lines = base.mark_line(point=True).encode(y=alt.Y("accuracy:Q", scale=alt.Scale(zero=False), title="accuracy in %"))
+    bars = base.mark_rule().encode(y="low:Q", y2="high:Q")
+    title = "CIFAR-10, JPEG copy: mean of 8 subnets at each of five costs; bars: range over seeds"
+    (lines + bars).properties(width=520, height=360, title=title).save(path, scale_factor=2)
+
+
+if __name__ == "__main__":
+    main()
