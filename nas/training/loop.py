@@ -112,8 +112,8 @@ def train(
     """Trains the supernet of `space` into the folder `out`; None takes the recipe's value for data of this size.
 
     Each step draws `subnets_per_step` architectures, averages their losses on one batch and updates once. `sampler` is
-    a text as `make_sampler` reads it, or a function Setting -> Sampler; `distil` says who teaches whom within a step, as
-    `Distil` reads it; `clip_adaptive`, `project` and `accumulate` are those of `TrainConfig`. `minutes` is turned into
+    a text as `make_sampler` reads it, or a function Setting -> Sampler; `distil` says who teaches whom within a step
+    (see `Distil`); `clip_adaptive`, `project` and `accumulate` are those of `TrainConfig`. `minutes` is turned into
     steps before the first one (see `Plan`). `warmup` is a share of the steps. `start` are weights of the largest
     architecture as a `Network`, to start from instead of random ones. `announce` hears the plan and the steps already
     done before training starts, `progress` how it goes.
