@@ -3,8 +3,10 @@
 from nas.data.augment import Augmentation, augmentation_for, keyed_uniform, mixup
 from nas.data.batches import BatchOrder
 from nas.data.load import load_data
+from nas.data.reader import Reader, StreamBatch
 from nas.data.resize import resize
 from nas.data.split import SPLITS, Data, Normalise, Split, carve
+from nas.data.stream import Stream, StreamOptions
 
 __all__ = [
     "SPLITS",
@@ -12,7 +14,11 @@ __all__ = [
     "BatchOrder",
     "Data",
     "Normalise",
+    "Reader",
     "Split",
+    "Stream",
+    "StreamBatch",
+    "StreamOptions",
     "augmentation_for",
     "carve",
     "keyed_uniform",

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from nas.data.split import Data
+from nas.data.split import Data, Split
 
 Ints = npt.NDArray[np.int64]
 
@@ -42,7 +42,10 @@ class Augmentation:
 def augmentation_for(data: Data) -> Augmentation:
     """Crop with an eighth of padding (4 pixels at 32, as is usual for CIFAR) and flips for colour images; shifts alone,
     of three images in ten, for grey ones: a mirrored digit is another digit, or none, and on 8x8 digits shifting all of
-    them cost 19 points of accuracy within a minute of training, where shifting a few cost nothing to speak of."""
+    them cost 19 points of accuracy within a minute of training, where shifting a few cost nothing to speak of. Streamed
+    images have been cropped when they were decoded: flips alone are left."""
+    if not isinstance(data.train, Split):
+        return Augmentation(0, flip=data.in_channels == 3)
     pad = max(1, data.resolution // 8)
     return Augmentation(pad, flip=True) if data.in_channels == 3 else Augmentation(pad, flip=False, share=0.3)
 

@@ -17,22 +17,36 @@ _SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif",
 
 def read_folder(folder: Path, decoder: Decoder, say: Say) -> Raw:
     """The splits of a folder, decoded; classes are the folders under train/, sorted by name. Raises `DataError`."""
-    found = {name: folder / name for name in _SPLITS if (folder / name).is_dir()}
-    if not found:
-        raise DataError(f"{folder} has no train folder, expected class folders under train/ and val/ or test/")
-    splits, notes = roles(found)
-    names = tuple(_classes(splits["train"]))
+    splits, notes = roles(split_folders(folder))
+    names = tuple(classes(splits["train"]))
     return Raw({role: _read(path, names, decoder, say) for role, path in splits.items()}, names, tuple(notes))
 
 
 def _read(path: Path, names: tuple[str, ...], decoder: Decoder, say: Say) -> RawSplit:
-    if odd := set(_classes(path)) - set(names):
-        raise DataError(f"{path / min(odd)}: no such class under train/, which has {len(names)} classes")
-    files = [(file, label) for label, name in enumerate(names) for file in _images(path / name)]
-    if not files:
-        raise DataError(f"{path} holds no images, expected files such as {names[0]}/0001.png")
+    files = list(labelled(path, names))
     labels = np.array([label for _, label in files], dtype=np.int64)
     return RawSplit(decoder.decode(_sources([file for file, _ in files]), len(files), say), labels, str(path))
+
+
+def split_folders(folder: Path) -> dict[str, Path]:
+    """{split name as found: its folder}. Raises `DataError` where there is none."""
+    if found := {name: folder / name for name in _SPLITS if (folder / name).is_dir()}:
+        return found
+    raise DataError(f"{folder} has no train folder, expected class folders under train/ and val/ or test/")
+
+
+def labelled(path: Path, names: tuple[str, ...]) -> Iterator[tuple[Path, int]]:
+    """(file, class index) of every image of a split folder, class by class, sorted by name. Raises `DataError` for a
+    class that is not among `names`, and where there is no image."""
+    if odd := set(classes(path)) - set(names):
+        raise DataError(f"{path / min(odd)}: no such class under train/, which has {len(names)} classes")
+    found = False
+    for label, name in enumerate(names):
+        for file in _images(path / name):
+            found = True
+            yield file, label
+    if not found:
+        raise DataError(f"{path} holds no images, expected files such as {names[0]}/0001.png")
 
 
 def _sources(files: list[Path]) -> Iterator[Source]:
@@ -43,7 +57,8 @@ def _sources(files: list[Path]) -> Iterator[Source]:
             raise DataError(f"{file} cannot be read ({error.strerror})") from None
 
 
-def _classes(path: Path) -> list[str]:
+def classes(path: Path) -> list[str]:
+    """The class folders of a split folder, sorted. Raises `DataError` where there is none."""
     names = sorted(entry.name for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith("."))
     if not names:
         raise DataError(f"{path} has no class folders, expected one folder of images a class")

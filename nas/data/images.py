@@ -18,7 +18,7 @@ Pixels = npt.NDArray[np.uint8]
 Source = tuple[str, bytes]  # (where it came from, for messages; the encoded image)
 Say = Callable[[str], None]
 
-_MODES = {1: "L", 3: "RGB"}
+MODES = {1: "L", 3: "RGB"}
 _MOST_ENLARGED = 8  # 32-pixel images at 224 (7x) are common practice; an 8x8 thumbnail at 224 is a mistake
 _LARGE_BYTES = 2**30
 _CHUNK = 512
@@ -35,22 +35,26 @@ class Decoder:
     def __post_init__(self) -> None:
         if not 1 <= self.resolution <= 4096:
             raise DataError(f"resolution is {self.resolution}, expected 1 to 4096 pixels")
-        if self.in_channels not in _MODES:
+        if self.in_channels not in MODES:
             raise DataError(f"in_channels is {self.in_channels}, expected 1 (grey) or 3 (colour) for image files")
 
     def decode(self, sources: Iterable[Source], count: int, say: Say) -> Pixels:
         """All images, (count, C, H, W), in the order given. Raises `DataError` naming the first that cannot be read."""
-        out = _allocate((count, self.in_channels, self.resolution, self.resolution), say)
+        out = allocate((count, self.in_channels, self.resolution, self.resolution), say)
         done = 0
         stream = iter(sources)
         with ThreadPoolExecutor(min(4, len(os.sched_getaffinity(0)))) as pool:
             while chunk := list(islice(stream, _CHUNK)):
-                for pixels, size in pool.map(self._one, chunk):
+                for pixels, size in pool.map(self.one, chunk):
                     out[done] = pixels
                     done += 1
-                    if size != (self.resolution, self.resolution):
-                        self.resized[size] = self.resized.get(size, 0) + 1
+                    self.count(size)
         return out
+
+    def count(self, size: tuple[int, int]) -> None:
+        """Note that an image of this width and height was decoded."""
+        if size != (self.resolution, self.resolution):
+            self.resized[size] = self.resized.get(size, 0) + 1
 
     def notes(self) -> Iterator[str]:
         """What was resized, in words."""
@@ -62,28 +66,37 @@ class Decoder:
                 "(bicubic, shorter side first, then the centre)"
             )
 
-    def _one(self, source: Source) -> tuple[Pixels, tuple[int, int]]:
+    def one(self, source: Source) -> tuple[Pixels, tuple[int, int]]:
+        """(one image (C, H, W), the width and height it had). Raises `DataError`."""
         from PIL import Image, ImageOps
 
         where, encoded = source
         try:
             with Image.open(io.BytesIO(encoded)) as image:
-                picture = image.convert(_MODES[self.in_channels])
+                picture = image.convert(MODES[self.in_channels])
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            raise DataError(f"{where}: the image cannot be decoded ({_short(error)}); mend or remove it") from None
+            raise DataError(f"{where}: the image cannot be decoded ({short(error)}); mend or remove it") from None
         size = picture.size
         if size != (self.resolution, self.resolution):
-            if min(size) * _MOST_ENLARGED < self.resolution:
-                raise DataError(
-                    f"{where}: the image is {size[0]}x{size[1]}, too small for resolution {self.resolution}; "
-                    f"expected at least {-(-self.resolution // _MOST_ENLARGED)} pixels a side"
-                )
+            if reason := too_small(size, self.resolution):
+                raise DataError(f"{where}: {reason}")
             picture = ImageOps.fit(picture, (self.resolution, self.resolution), Image.Resampling.BICUBIC)
         array = np.asarray(picture)
         return (array[None] if array.ndim == 2 else array.transpose(2, 0, 1)), size
 
 
-def _allocate(shape: tuple[int, int, int, int], say: Say) -> Pixels:
+def too_small(size: tuple[int, int], resolution: int) -> str:
+    """What is wrong with an image of this width and height, or nothing."""
+    if min(size) * _MOST_ENLARGED >= resolution:
+        return ""
+    return (
+        f"the image is {size[0]}x{size[1]}, too small for resolution {resolution}; "
+        f"expected at least {-(-resolution // _MOST_ENLARGED)} pixels a side"
+    )
+
+
+def allocate(shape: tuple[int, int, int, int], say: Say) -> Pixels:
+    """Room for images, said where it is large. Raises `DataError` where memory is short."""
     need = int(np.prod(shape, dtype=np.int64))
     if need > _LARGE_BYTES:
         say(f"{shape[0]} images take {need / 2**30:.1f} GiB of memory")
@@ -96,6 +109,6 @@ def _allocate(shape: tuple[int, int, int, int], say: Say) -> Pixels:
     return np.empty(shape, dtype=np.uint8)
 
 
-def _short(error: BaseException) -> str:
+def short(error: BaseException) -> str:
     """The error without the address of the buffer it talks of."""
     return str(error).split(" <_io")[0].split("\n")[0] or type(error).__name__

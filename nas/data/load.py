@@ -11,30 +11,47 @@ from nas.data.folder import read_folder
 from nas.data.images import Decoder, Say
 from nas.data.parquet import read_parquet
 from nas.data.raw import Raw, RawSplit
-from nas.data.split import Data, Split, check_labels, normalise_of, three_splits
+from nas.data.split import Data, Split, check_filled, check_labels, class_count, normalise_of, three_splits
+from nas.data.stream import StreamOptions
+from nas.data.stream_load import load_stream
 from nas.errors import DataError
 
-_EXPECTED = "expected digits, parquet:PATH or folder:DIR"
+_EXPECTED = "expected digits, parquet:PATH or folder:DIR, or stream:PATH where they do not fit in memory"
 
 
 def load_data(
-    spec: str, *, resolution: int, in_channels: int, num_classes: int | None = None, say: Say = lambda line: None
+    spec: str,
+    *,
+    resolution: int,
+    in_channels: int,
+    num_classes: int | None = None,
+    say: Say = lambda line: None,
+    stream: StreamOptions | None = None,
 ) -> Data:
     """The data set that `spec` names, as uint8 images (n, in_channels, resolution, resolution).
 
     `digits`, `parquet:PATH` (file, folder, shards) or `folder:DIR`. A missing search or test split is carved from train
     (stratified, the same rows every time); images that splits share are dropped from the earlier one; images of another
     size are resized, except for digits. All of that is in `Data.notes`. `say` hears of large memory before it is taken.
-    `num_classes=None` takes the data's own count. Raises `DataError`, one line with the file and row."""
+    `num_classes=None` takes the data's own count. Raises `DataError`, one line with the file and row.
+
+    `stream:PATH` leaves the train split where it lies (`Data.train` is a `Stream`, read as the options `stream` say)
+    and has the others in memory. PATH is a parquet file or a WebDataset tar file, a folder of either (`train-000.tar`,
+    `val-000.tar`), a pattern such as `train-{000..127}.tar`, or a folder as for `folder:`. What is carved from train is
+    chosen by hashes of the samples' names there, and whether splits share an image is looked at in search and test
+    alone: train would have to be read."""
+    if spec.startswith("stream:") and spec != "stream:":
+        return load_stream(spec, resolution, in_channels, num_classes, stream or StreamOptions(), say)
     raw = _read(spec, resolution, in_channels, say)
-    count = _class_count(spec, raw, num_classes)
+    top = max(int(split.labels.max(initial=-1)) for split in raw.splits.values())
+    count = class_count(spec, raw.class_names, top, num_classes)
     for split in raw.splits.values():
         check_labels(split.labels, count, split.where)
     found = {name: _split(split) for name, split in raw.splits.items()}
     if len(found["train"]) < 2:
         raise DataError(f"{spec}: {len(found['train'])} images to train on, expected more")
     splits, notes = three_splits(found)
-    _check_filled(spec, splits, count)
+    check_filled(spec, splits, count)
     return Data(
         spec=spec,
         train=splits["train"],
@@ -77,27 +94,5 @@ def _digits(resolution: int, in_channels: int) -> Raw:
     return Raw({"train": RawSplit(images, digits.target.astype(np.int64), "digits")}, tuple("0123456789"), ())
 
 
-def _class_count(spec: str, raw: Raw, num_classes: int | None) -> int:
-    top = max(int(split.labels.max(initial=-1)) for split in raw.splits.values())
-    count = len(raw.class_names) or top + 1
-    if num_classes is None:
-        return count
-    if (raw.class_names or count < num_classes) and count != num_classes:
-        raise DataError(
-            f"{spec} has {count} classes, the space expects {num_classes}; load the space with num_classes={count}"
-        )
-    return num_classes
-
-
 def _split(raw: RawSplit) -> Split:
     return Split(torch.from_numpy(raw.images), torch.from_numpy(raw.labels))
-
-
-def _check_filled(spec: str, splits: dict[str, Split], count: int) -> None:
-    for name, split in splits.items():
-        if not len(split):
-            raise DataError(f"{spec}: the {name} split is empty after images of other splits were dropped")
-    present = np.bincount(splits["train"].labels.numpy(), minlength=count)
-    if not present.all():
-        missing = int(np.argmin(present > 0))
-        raise DataError(f"{spec}: class {missing} has no image in train, expected some of each of {count} classes")

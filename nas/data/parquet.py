@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,25 +12,24 @@ import numpy as np
 
 from nas.data.images import Decoder, Say, Source
 from nas.data.raw import Raw, RawSplit, roles
+from nas.data.shards import by_split
 from nas.errors import DataError
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-_SHARD = re.compile(r"^(?P<name>.+?)-(?P<index>\d+)-of-(?P<count>\d+)$")
-_SPLIT = re.compile(r"^(train|test|validation|valid|val|dev|search)(?=$|[-_.\d])", re.IGNORECASE)
 _IMAGE_NAMES, _LABEL_NAMES = ("image", "img"), ("label", "labels")
 
 
 def read_parquet(path: Path, decoder: Decoder, say: Say) -> Raw:
     """The splits of a file (all train) or of a folder of shards, decoded. Raises `DataError`, one line."""
-    files = {"train": [path]} if path.is_file() else _by_split(path)
+    files = {"train": [path]} if path.is_file() else by_split(_shards(path), path)
     notes: list[str] = [] if path.is_dir() else [f"{path.name} is one file: all of it taken as train"]
     renamed, said = roles(files)
     names: tuple[str, ...] = ()
     splits = {}
     for role, shards in renamed.items():
-        tables = [_Table.open(shard) for shard in shards]
+        tables = [Table.open(shard) for shard in shards]
         names = names or tables[0].class_names
         labels = np.concatenate([table.labels() for table in tables])
         if role != "train" and len(labels) and (labels == -1).all():
@@ -42,40 +40,14 @@ def read_parquet(path: Path, decoder: Decoder, say: Say) -> Raw:
     return Raw(splits, names, tuple(notes + said))
 
 
-def _by_split(folder: Path) -> dict[str, list[Path]]:
-    files = sorted(folder.rglob("*.parquet"))
-    if not files:
-        raise DataError(f"{folder} holds no .parquet file, expected shards such as train-00000-of-00001.parquet")
-    found: dict[str, list[Path]] = {}
-    unnamed = []
-    for file in files:
-        match = _SPLIT.match(file.stem) or (_SPLIT.match(file.parent.name) if file.parent != folder else None)
-        if match:
-            found.setdefault(match[1].lower(), []).append(file)
-        else:
-            unnamed.append(file)
-    if not found:
-        return {"train": unnamed}
-    if unnamed:
-        raise DataError(f"{unnamed[0]}: which split is it? Expected a name that starts with train, validation or test")
-    for split, shards in found.items():
-        _check_shards(split, shards)
-    return found
-
-
-def _check_shards(split: str, shards: list[Path]) -> None:
-    folders = sorted({str(shard.parent) for shard in shards})
-    if len(folders) > 1:
-        raise DataError(f"the {split} split lies in {folders[0]} and {folders[1]}; give one of them")
-    parts = [match for shard in shards if (match := _SHARD.match(shard.stem))]
-    for part in parts:
-        have = {int(other["index"]) for other in parts if other.group("name", "count") == part.group("name", "count")}
-        if missing := sorted(set(range(int(part["count"]))) - have):
-            raise DataError(f"shard {missing[0]} of {int(part['count'])} of {part['name']} is missing in {folders[0]}")
+def _shards(folder: Path) -> list[Path]:
+    if files := sorted(folder.rglob("*.parquet")):
+        return files
+    raise DataError(f"{folder} holds no .parquet file, expected shards such as train-00000-of-00001.parquet")
 
 
 @dataclass(frozen=True)
-class _Table:
+class Table:
     """One open file and the columns in it that hold images and labels."""
 
     path: Path
@@ -84,7 +56,7 @@ class _Table:
     label: str
 
     @classmethod
-    def open(cls, path: Path) -> _Table:
+    def open(cls, path: Path) -> Table:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
@@ -96,6 +68,12 @@ class _Table:
         image = _one_column(path, schema, "image", "bytes or {bytes}", _IMAGE_NAMES, _is_image)
         label = _one_column(path, schema, "label", "integers", _LABEL_NAMES, pa.types.is_integer)
         return cls(path, file, image, label)
+
+    def __enter__(self) -> Table:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.file.close()
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -119,13 +97,17 @@ class _Table:
         """(where, encoded bytes), a row group at a time."""
         row = 0
         for group in range(self.file.num_row_groups):
-            for value in self._read([self.image], group).column(0).to_pylist():
-                encoded = value.get("bytes") if isinstance(value, dict) else value
+            for encoded in self.encoded(group):
                 where = f"{self.path}, row {row}"
                 if not encoded:
                     raise DataError(f"{where}: no image bytes; a file path alone is not supported, store the bytes")
                 yield where, encoded
                 row += 1
+
+    def encoded(self, group: int) -> list[bytes | None]:
+        """The encoded images of a row group; None where a row has no bytes."""
+        values = self._read([self.image], group).column(0).to_pylist()
+        return [value.get("bytes") if isinstance(value, dict) else value for value in values]
 
     def _read(self, columns: list[str], group: int | None = None) -> Any:
         import pyarrow as pa

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +14,9 @@ import torch
 from torch import Tensor
 
 from nas.errors import DataError
+
+if TYPE_CHECKING:
+    from nas.data.stream import Stream
 
 Rows = npt.NDArray[np.int64]
 SPLITS = ("train", "search", "test")
@@ -30,6 +34,16 @@ class Split:
 
     def __len__(self) -> int:
         return int(self.images.shape[0])
+
+    @property
+    def resolution(self) -> int:
+        """Side of the images, in pixels."""
+        return int(self.images.shape[-1])
+
+    @property
+    def in_channels(self) -> int:
+        """Channels of the images."""
+        return int(self.images.shape[1])
 
     def take(self, rows: Rows) -> Split:
         """The split of these rows, in this order."""
@@ -66,10 +80,11 @@ class Normalise:
 
 @dataclass(frozen=True, eq=False)
 class Data:
-    """A data set in three disjoint splits. `notes` says, a line each, what was decided while it was read."""
+    """A data set in three disjoint splits, of which `train` may be streamed. `notes` says, a line each, what was
+    decided while it was read."""
 
     spec: str
-    train: Split
+    train: Split | Stream
     search: Split
     test: Split
     num_classes: int
@@ -79,18 +94,18 @@ class Data:
 
     @property
     def hashes(self) -> dict[str, str]:
-        """{split name: digest}, for the records of a run."""
+        """{split name: digest}, for the records of a run; over pixels, but that of a stream (see `Stream.digest`)."""
         return {name: getattr(self, name).digest for name in SPLITS}
 
     @property
     def resolution(self) -> int:
         """Side of the images, in pixels."""
-        return int(self.train.images.shape[-1])
+        return self.train.resolution
 
     @property
     def in_channels(self) -> int:
         """Channels of the images."""
-        return int(self.train.images.shape[1])
+        return self.train.in_channels
 
 
 def normalise_of(split: Split) -> Normalise:
@@ -112,12 +127,12 @@ def three_splits(found: dict[str, Split]) -> tuple[dict[str, Split], list[str]]:
     A missing search or test split is carved from train: stratified by class, the same rows every time. Then an image
     that two splits share stays in the last of train, search, test and is dropped from the earlier ones."""
     splits, notes = dict(found), []
-    count = _carve_size(len(splits["train"]))
+    count = carve_size(len(splits["train"]))
     for name in ("test", "search"):
         if name not in splits:
             splits["train"], splits[name] = carve(splits["train"], count, _CARVE_SEED)
             notes.append(f"no {name} split: {len(splits[name])} images carved from train, stratified by class")
-    notes += _drop_shared(splits)
+    notes += drop_shared(splits)
     check_disjoint(splits)
     return splits, notes
 
@@ -143,21 +158,48 @@ def check_disjoint(splits: dict[str, Split]) -> None:
                 raise DataError(f"image {row} of the {name} split is in {seen[key]} too, expected disjoint splits")
 
 
-def _carve_size(n: int) -> int:
-    """A tenth, but 500 images where a fifth of the set can give them: the standard error of an accuracy decides."""
+def carve_size(n: int) -> int:
+    """How many of n images are carved for a split: a tenth, but 500 images where a fifth of the set can give them: the
+    standard error of an accuracy decides."""
     return int(min(max(_CARVE_SHARE * n, min(_CARVE_FEW, _CARVE_SMALL * n)), _CARVE_MOST))
 
 
-def _drop_shared(splits: dict[str, Split]) -> list[str]:
+def drop_shared(splits: dict[str, Split]) -> list[str]:
+    """Drop from each of the splits given what a later one of train, search, test holds too; notes on what was."""
     notes = []
-    for i, name in enumerate(SPLITS):
-        later = {key for other in SPLITS[i + 1 :] for key in splits[other].image_hashes}
+    order = [name for name in SPLITS if name in splits]
+    for i, name in enumerate(order):
+        later = {key for other in order[i + 1 :] for key in splits[other].image_hashes}
         keep = np.flatnonzero([key not in later for key in splits[name].image_hashes]).astype(np.int64)
         dropped = len(splits[name]) - len(keep)
         if dropped:
             splits[name] = splits[name].take(keep)
-            notes.append(f"{dropped} images of {name} are in {' or '.join(SPLITS[i + 1 :])} too: dropped from {name}")
+            notes.append(f"{dropped} images of {name} are in {' or '.join(order[i + 1 :])} too: dropped from {name}")
     return notes
+
+
+def class_count(spec: str, names: Sequence[str], top: int, asked: int | None) -> int:
+    """The number of classes of data with these class names, if any, and `top` as its greatest class index. Raises
+    `DataError` where another number is asked for."""
+    count = len(names) or top + 1
+    if asked is None:
+        return count
+    if (names or count < asked) and count != asked:
+        raise DataError(
+            f"{spec} has {count} classes, the space expects {asked}; load the space with num_classes={count}"
+        )
+    return asked
+
+
+def check_filled(spec: str, splits: Mapping[str, Split | Stream], count: int) -> None:
+    """Raises `DataError` for a split without images and for a class that train has none of."""
+    for name, split in splits.items():
+        if not len(split):
+            raise DataError(f"{spec}: the {name} split is empty after images of other splits were dropped")
+    present = np.bincount(splits["train"].labels.numpy(), minlength=count)
+    if not present.all():
+        missing = int(np.argmin(present > 0))
+        raise DataError(f"{spec}: class {missing} has no image in train, expected some of each of {count} classes")
 
 
 def check_labels(labels: Sequence[int] | Rows, num_classes: int, where: str) -> None:
