@@ -66,3 +66,28 @@ features = 32
 def mixed_space(batch_norm: str = "shared") -> SearchSpace:
     """1,280 architectures for digits."""
     return space_from_toml(f'batch_norm = "{batch_norm}"{MIXED}')
+
+
+# What is not cut as a view: kernels and positions resized, values with fewer channels a head than the largest has.
+COMPUTED = """
+name = "computed"
+[input]
+resolution = [16]
+in_channels = 3
+num_classes = 5
+[stem]
+kind = "patch"
+patch = [2, 4, 8]
+[[stages]]
+kind = "transformer"
+width = [16, 24]
+depth = [1, 2]
+head_dim = 8
+heads = [1, 2]
+value_scale = [1, 2]
+value_conv = true
+mlp_ratio = [1, 2]
+[head]
+kind = "pool"
+pool = "mean"
+"""

@@ -78,7 +78,7 @@ class Loan:
         """The cut: as a leaf to be kept where it is a view, else, computed, for this time alone."""
         with torch.inference_mode(False):  # it may be made where nothing is trained, and kept for where something is
             view = self._cut(stored.detach())
-            if not view._is_view():
+            if view.untyped_storage().data_ptr() != stored.untyped_storage().data_ptr():
                 return self._cut(stored)
             view.requires_grad_(stored.requires_grad)
         self._view, self._address = view, stored.data_ptr()
