@@ -15,6 +15,7 @@ import torch
 from small_spaces import TINY
 from torch.nn import functional as F
 
+from nas.cost import cost as nas_cost
 from nas.data import load_data
 from nas.errors import InputError, NasError, RunError, TrainError
 from nas.model import extract
@@ -24,6 +25,7 @@ from nas.training import checkpoint as files
 from nas.training.config import make_config
 from nas.training.objective import Objective
 from nas.training.optimise import average_decay, learning_rate, new_learner
+from nas.training.ranks import Ranks
 from nas.training.samplers import Uniform
 from nas.training.step import Batches, gradients
 
@@ -110,6 +112,33 @@ def test_the_supernet_file_holds_the_moving_average(tiny, finished):
     assert space.digest == tiny.digest
     assert info.digest == finished.digest
     assert not net.training
+
+
+def test_the_log_tells_losses_by_cost_and_conflicts(tiny, data, tmp_path):
+    """The means of the steps' losses by what subnets cost are those of the subnets drawn; what TensorBoard is told is
+    the same."""
+    steps, seen = 1000, []
+    train(
+        tiny, data, tmp_path, sampler="uniform", steps=steps, batch_size=4, subnets_per_step=2, precision="fp32",
+        plan=replace(PLAN, steps=steps), progress=seen.append,
+    )  # fmt: skip
+    drawn = Uniform(Setting(tiny, 2, 0))
+    edges = np.geomspace(*(nas_cost(arch).macs for arch in (tiny.smallest, tiny.largest)), 9)
+    for step, now in enumerate(seen):
+        places = [np.digitize(nas_cost(arch).macs, edges[1:-1]) for arch in drawn.step(step).archs]
+        assert {i for i, loss in enumerate(now.losses) if loss is not None} == set(places)
+        if len(set(places)) == 2:
+            assert np.mean([loss for loss in now.losses if loss is not None]) == pytest.approx(now.loss)
+    conflicts = {now.step: now.conflict for now in seen if now.conflict is not None}
+    assert list(conflicts) == list(range(50, steps + 1, 50))
+    assert all(-1 <= value <= 1 for value in conflicts.values())
+    assert max(conflicts.values()) > 0.1  # both ends learn the same digits
+    rows = [json.loads(line) for line in (tmp_path / "train.jsonl").read_text().splitlines()]
+    assert {row["step"]: row["conflict"] for row in rows if "conflict" in row} == pytest.approx(conflicts, abs=1e-5)
+    (events,) = (tmp_path / "events").iterdir()
+    content = events.read_bytes()
+    for name in (b"loss", b"conflict", b"loss_by_cost/7", b"images_per_second"):
+        assert name in content
 
 
 def test_repeating_a_finished_training_returns_it(tiny, data, finished):
@@ -462,7 +491,7 @@ def test_blocks_that_no_subnet_used_stay_as_they_are(tiny, data):
 
 def test_restored_learner_goes_on_exactly(tiny, data):
     config = make_config(data, batch_size=16)
-    batches = Batches(data, config, torch.device("cpu"))
+    batches = Batches(data, config, Ranks())
 
     def steps(learner, start, stop):
         for step in range(start, stop):

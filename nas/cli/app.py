@@ -177,9 +177,13 @@ def train(
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
-    """Train a supernet: one set of weights for every architecture of a space."""
+    """Train a supernet: one set of weights for every architecture of a space.
+
+    On several GPUs of a machine: torchrun --nproc-per-node N -m nas train ... --device cuda
+    """
     from nas.pipeline import train as run_train
     from nas.space import load_space
+    from nas.training.ranks import speaks
 
     with Console() as console:
         trained = run_train(
@@ -188,6 +192,8 @@ def train(
             project=project, clip_adaptive=clip_adaptive, accumulate=accumulate, precision=precision,
             device=device, threads=threads, seed=seed,
         )  # fmt: skip
+    if not speaks():
+        return
     result = {
         "checkpoint": str(trained.checkpoint),
         "supernet": str(trained.supernet),

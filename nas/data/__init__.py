@@ -5,7 +5,7 @@ from nas.data.batches import BatchOrder
 from nas.data.load import load_data
 from nas.data.reader import Reader, StreamBatch
 from nas.data.resize import resize
-from nas.data.split import SPLITS, Data, Normalise, Split, carve
+from nas.data.split import SPLITS, Data, Normalise, Rows, Split, carve
 from nas.data.stream import Stream, StreamOptions
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "Data",
     "Normalise",
     "Reader",
+    "Rows",
     "Split",
     "Stream",
     "StreamBatch",

@@ -11,6 +11,7 @@ from nas.pipeline.listener import SILENT, Listener
 from nas.space import SearchSpace, load_space
 from nas.training import Plan, Progress, Trained, sampler_options, torch_threads
 from nas.training import train as train_supernet
+from nas.training.ranks import speaks
 
 
 def train(
@@ -30,6 +31,7 @@ def train(
     check_device(options.get("device", "cpu"))
     if isinstance(sampler := options.get("sampler"), str):
         sampler_options(sampler)  # an unknown one is refused before the data is read and a folder is made
+    listener = listener if speaks() else SILENT
     loaded = data if isinstance(data, Data) else load_for(space, data, listener)
 
     def announce(plan: Plan, done: int) -> None:

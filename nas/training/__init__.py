@@ -3,9 +3,11 @@
 from nas.training.checkpoint import SupernetInfo, load_supernet
 from nas.training.evaluate import Evaluation, evaluate
 from nas.training.inherit import inherit, recalibrate
-from nas.training.loop import Progress, Trained, estimate, train
+from nas.training.log import Progress
+from nas.training.loop import estimate, train
 from nas.training.plan import Plan
 from nas.training.samplers import Draw, Level, Sampler, Setting, cost_levels, make_sampler, sampler_options
+from nas.training.session import Trained
 from nas.training.threads import torch_threads
 
 __all__ = [

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from nas.arch import Arch
-from nas.data import Data, resize
+from nas.data import Data, Stream, resize
 from nas.model import Network, Supernet, extract
 from nas.training.threads import torch_threads
 
@@ -68,7 +68,8 @@ def has_batch_norm(network: nn.Module) -> bool:
 def calibration_batches(data: Data, resolution: int, device: torch.device, seed: int = 0) -> Iterator[Tensor]:
     """Normalised images (B, C, resolution, resolution) to estimate statistics on, distinct within and across batches.
     A train split that is too small gives as many full batches as it has, or one of all its images."""
-    rows = np.random.default_rng([seed, _STREAM]).permutation(len(data.train))
+    split = data.train.sample if isinstance(data.train, Stream) else data.train
+    rows = np.random.default_rng([seed, _STREAM]).permutation(len(split))
     for i in range(min(CALIBRATION_BATCHES, max(1, len(rows) // CALIBRATION_IMAGES))):
         chosen = torch.from_numpy(rows[i * CALIBRATION_IMAGES : (i + 1) * CALIBRATION_IMAGES])
-        yield resize(data.normalise(data.train.images[chosen].to(device)), resolution)
+        yield resize(data.normalise(split.images[chosen].to(device)), resolution)

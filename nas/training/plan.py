@@ -16,6 +16,7 @@ from nas.space import SearchSpace
 from nas.training.config import TrainConfig
 from nas.training.objective import Distil, Objective
 from nas.training.optimise import Learner, new_learner
+from nas.training.ranks import Ranks
 from nas.training.samplers import Draw, Sampler
 from nas.training.step import Batches
 
@@ -56,19 +57,21 @@ class Plan:
         return asdict(self)
 
 
-def make_plan(space: SearchSpace, data: Data, config: TrainConfig, sampler: Sampler, device: torch.device) -> Plan:
+def make_plan(space: SearchSpace, data: Data, config: TrainConfig, sampler: Sampler, ranks: Ranks) -> Plan:
     """The plan of `config`. Trains a throw-away supernet for about 3 seconds; `sampler` is used up.
 
     Time is taken at a few costs over the range that the sampler draws and interpolated onto all it draws, since steps
     differ a hundredfold. `--minutes` becomes a number of steps here, once."""
     draws, draw_s = _drawn(sampler)
-    probe = _Probe(new_learner(space, config, device), Batches(data, config, device), config, device)
-    bf16 = _use_bf16(config, space, draws, probe, device)
-    step_s = draw_s + probe.step_s(draws, bf16)
-    teacher_macs = 0
-    if Distil.parse(config.distil).teacher == "average":  # one more forward pass
-        teacher_macs = config.batch_size * _macs(space.largest)
-        step_s += probe.subnet_s(space.largest, bf16, _PROBE_S / 8, time.perf_counter) / _BACKWARD
+    device = ranks.device
+    with Batches(data, config, ranks) as batches:
+        probe = _Probe(new_learner(space, config, device), batches, config, device)
+        bf16 = _use_bf16(config, space, draws, probe, device)
+        step_s = draw_s + probe.step_s(draws, bf16)
+        teacher_macs = 0
+        if Distil.parse(config.distil).teacher == "average":  # one more forward pass
+            teacher_macs = config.batch_size * _macs(space.largest)
+            step_s += probe.subnet_s(space.largest, bf16, _PROBE_S / 8, time.perf_counter) / _BACKWARD
     images = len(data.train)
     steps = config.steps or round((config.epochs or 0) * images / config.batch_size)
     if config.minutes is not None:

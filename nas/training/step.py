@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -13,13 +14,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from nas.arch import Arch
-from nas.data import BatchOrder, Data, augmentation_for, mixup
+from nas.data import BatchOrder, Data, Rows, Split, Stream, augmentation_for, mixup
 from nas.errors import TrainError
 from nas.model import Supernet
 from nas.space import SearchSpace
 from nas.training.config import TrainConfig
 from nas.training.objective import Distil, Objective, lessons
 from nas.training.optimise import Learner
+from nas.training.ranks import Ranks
 from nas.training.samplers import Draw, Sampler
 
 _MIXUP_STREAM = 0x6D6978  # apart from the keys of the samplers' pools
@@ -27,23 +29,50 @@ _MIXUP_STREAM = 0x6D6978  # apart from the keys of the samplers' pools
 
 class Batches:
     """The batch of a step, a pure function of (seed, step): normalised images (B, C, H, W), and class indices (B,) or,
-    with mixup, class shares (B, K)."""
+    with mixup, class shares (B, K); of several processes, this one's share of it. To be used in a `with`, since images
+    that do not fit in memory are read ahead by threads."""
 
-    def __init__(self, data: Data, config: TrainConfig, device: torch.device) -> None:
-        self._images, self._labels = data.train.images.to(device), data.train.labels.to(device)
-        self._order = BatchOrder(len(data.train), config.batch_size, config.seed)
-        self._augment, self._normalise = augmentation_for(data), data.normalise
-        self._classes, self._config = data.num_classes, config
+    def __init__(self, data: Data, config: TrainConfig, ranks: Ranks) -> None:
+        self._device, self._config = ranks.device, config
+        self._augment, self._normalise, self._classes = augmentation_for(data), data.normalise, data.num_classes
+        self._close = contextlib.ExitStack()
+        self._read: Callable[[int], tuple[Tensor, Tensor, Rows, Rows]]
+        if isinstance(data.train, Stream):
+            pin = ranks.device.type == "cuda"
+            share = (ranks.rank, ranks.world)
+            self._read = self._close.enter_context(
+                data.train.reader(config.batch_size, config.seed, share=share, pin=pin)
+            ).batch
+        else:
+            self._read = _InMemory(data.train, config, ranks)
+
+    def __enter__(self) -> Batches:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._close.close()
 
     def __call__(self, step: int) -> tuple[Tensor, Tensor]:
-        rows, epochs = self._order.batch(step)
-        index = torch.from_numpy(rows).to(self._images.device)
-        images = self._normalise(self._augment(self._images[index], self._config.seed, epochs, rows))
-        targets = self._labels[index]
+        images, targets, rows, epochs = self._read(step)
+        images, targets = (tensor.to(self._device, non_blocking=True) for tensor in (images, targets))
+        images = self._normalise(self._augment(images, self._config.seed, epochs, rows))
         if not self._config.mixup:
             return images, targets
         rng = np.random.default_rng([self._config.seed, step, _MIXUP_STREAM])
         return mixup(images, F.one_hot(targets, self._classes).float(), self._config.mixup, rng)
+
+
+class _InMemory:
+    """(images (B, C, H, W) uint8, class indices (B,), rows (B,), epochs (B,)) of a step."""
+
+    def __init__(self, split: Split, config: TrainConfig, ranks: Ranks) -> None:
+        self._images, self._labels = split.images.to(ranks.device), split.labels.to(ranks.device)
+        self._order, self._ranks = BatchOrder(len(split), config.batch_size, config.seed), ranks
+
+    def __call__(self, step: int) -> tuple[Tensor, Tensor, Rows, Rows]:
+        rows, epochs = map(self._ranks.share, self._order.batch(step))
+        index = torch.from_numpy(rows).to(self._images.device)
+        return self._images[index], self._labels[index], rows, epochs
 
 
 def check_lessons(config: TrainConfig, make: Callable[[], Sampler], space: SearchSpace) -> None:
