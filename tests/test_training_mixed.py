@@ -1,19 +1,24 @@
 """Spaces with batch norms and several resolutions: training, resuming, evaluating, saving and exporting one network."""
 
 import copy
+import io
 import json
 from dataclasses import replace
 
 import numpy as np
 import onnx
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
+from PIL import Image
+from sklearn.datasets import load_digits
 from small_spaces import mixed_space
 from torch.nn import functional as F
 
-from nas.data import Data, Split, load_data, resize
+from nas.data import Data, Split, StreamOptions, load_data, resize
 from nas.data.split import normalise_of
-from nas.errors import InputError
+from nas.errors import InputError, RunError
 from nas.export import export_onnx
 from nas.model import Supernet, extract
 from nas.pipeline import search
@@ -192,3 +197,45 @@ def test_shipped_spaces_with_batch_norms(name, tmp_path, rng):
         assert not same(network.state_dict(), extract(net, arch).state_dict())
     made = export_onnx(network, arch, tmp_path / "model.onnx")
     assert "BatchNormalization" not in {node.op_type for node in onnx.load(made.file).graph.node}
+
+
+def test_streamed_images_train_go_on_and_keep_their_options(space, tmp_path):
+    """A parquet file of the digits, streamed: interrupted training ends with the same bits."""
+    folder = tmp_path / "shards"
+    folder.mkdir()
+    write_digits(folder)
+
+    def stream(**options):
+        options = {"window": 64, "workers": 2, "scale": (0.5, 1.0)} | options
+        return load_data(f"stream:{folder}", resolution=8, in_channels=1, stream=StreamOptions(**options))
+
+    def interrupt(now):
+        if now.step == 11:
+            raise InterruptError
+
+    options = SHORT | {"steps": 20, "batch_size": 16, "plan": replace(PLAN, steps=20), "mixup": 0.2}
+    train(space, stream(), tmp_path / "whole", **options)
+    with pytest.raises(InterruptError):
+        train(space, stream(), tmp_path / "parts", **options, checkpoint_every_s=0.0, progress=interrupt)
+    with pytest.raises(RunError, match="stream options"):
+        train(space, stream(window=128), tmp_path / "parts", **options)
+    train(space, stream(), tmp_path / "parts", **options)
+    whole, parts = (load_supernet(tmp_path / name)[1].state_dict() for name in ("whole", "parts"))
+    assert same(whole, parts)
+    with pytest.raises(InputError, match="a stream does not"):
+        train(space, stream(), tmp_path / "scored", **options | {"sampler": "attentive"})
+    assert not (tmp_path / "scored").exists()
+
+
+def write_digits(folder):
+    """Two shards of encoded digits."""
+    digits = load_digits()
+    for shard in range(2):
+        rows = range(shard, len(digits.images), 2)
+        images = []
+        for row in rows:
+            buffer = io.BytesIO()
+            Image.fromarray((digits.images[row] * 15).astype("uint8")).save(buffer, "png")
+            images.append({"bytes": buffer.getvalue(), "path": None})
+        table = pa.table({"image": images, "label": [int(digits.target[row]) for row in rows]})
+        pq.write_table(table, folder / f"train-{shard:05d}-of-00002.parquet", row_group_size=100)

@@ -166,7 +166,7 @@ def writing(folder: Path) -> Iterator[None]:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         os.close(handle)
-        raise RunError(f"another process is training into {folder}; wait for it, or give another --out") from None
+        raise RunError(f"another process is writing into {folder}; wait for it, or give another --out") from None
     try:
         yield
     finally:

@@ -53,6 +53,10 @@ class Task:
     ranks: Ranks
     start: Mapping[str, Tensor] | None = None
 
+    def __post_init__(self) -> None:
+        if is_scored(self.sampler) and isinstance(self.data.train, Stream):
+            raise InputError("samplers that score architectures hold images out from training, which a stream does not")
+
     def sampler_to_plan_with(self) -> Sampler:
         """As it draws before anything is trained, when all architectures are alike."""
         config = self.config
@@ -66,8 +70,7 @@ class Task:
         setting = Setting(self.space, config.subnets_per_step, config.seed, plan.steps)
         if not is_scored(self.sampler):
             return self._sampler(setting), data
-        if isinstance(data.train, Stream):
-            raise InputError("samplers that score architectures hold images out from training, which a stream does not")
+        assert not isinstance(data.train, Stream)
         seen, shard = carve(data.train, min(_SHARD, len(data.train) // 10), config.seed)
 
         def score(archs: Sequence[Arch]) -> list[float]:
@@ -82,8 +85,13 @@ class Task:
     def meta(self, plan: Plan) -> dict[str, Any]:
         """What a checkpoint says of itself."""
         normal = self.data.normalise
-        about = {"spec": self.data.spec, "hashes": self.data.hashes, "mean": normal.mean, "std": normal.std}
-        about["class_names"] = self.data.class_names
+        about: dict[str, Any] = {
+            "spec": self.data.spec,
+            "hashes": self.data.hashes,
+            "mean": normal.mean,
+            "std": normal.std,
+        }
+        about |= {"class_names": self.data.class_names, "stream": self._stream()}
         return {
             "space": files.space_meta(self.space),
             "data": about,
@@ -97,7 +105,19 @@ class Task:
         if meta["data"]["hashes"] != self.data.hashes:
             spec = meta["data"]["spec"]
             raise RunError(f"{where} is of other data ({spec}, now changed or another); give another --out")
+        if (begun := meta["data"].get("stream")) != self._stream():
+            raise RunError(f"{where} was begun with the stream options {begun}; repeat those, or give another --out")
         check_same(meta["config"], self.config, str(where))
+
+    def _stream(self) -> dict[str, Any] | None:
+        """What decides the batches of a stream, beside its data; none for images in memory."""
+        train = self.data.train
+        if not isinstance(train, Stream):
+            return None
+        options = train.options
+        return {"window": options.window, "groups": options.groups, "max_bad": options.max_bad} | {
+            "scale": list(options.scale), "ratio": list(options.ratio)
+        }  # fmt: skip
 
 
 @dataclass
