@@ -173,6 +173,8 @@ def train(
     precision: Annotated[str, typer.Option("--precision", help="auto, fp32 or bf16.")] = "auto",
     device: Device = "cpu",
     threads: Threads = None,
+    ray: Annotated[str | None, typer.Option("--ray", help="Train on a cluster: local, auto or HOST:PORT.")] = None,
+    workers: Annotated[int, typer.Option("--workers", min=1, help="With --ray: processes, a GPU each on cuda.")] = 1,
     num_classes: Classes = None,
     seed: Seed = 0,
     as_json: Json = False,
@@ -190,7 +192,7 @@ def train(
             load_space(space, num_classes), data, out, listener=console, sampler=sampler, steps=steps, epochs=epochs,
             minutes=minutes, batch_size=batch_size, subnets_per_step=subnets, lr=lr, mixup=mixup, distil=distil,
             project=project, clip_adaptive=clip_adaptive, accumulate=accumulate, precision=precision,
-            device=device, threads=threads, seed=seed,
+            device=device, threads=threads, ray=ray, workers=workers, seed=seed,
         )  # fmt: skip
     if not speaks():
         return

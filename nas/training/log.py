@@ -73,11 +73,14 @@ class TrainLog:
         """Raises `TrainError` where the disk is full."""
         row: dict[str, Any] = {
             "step": now.step,
+            "steps": now.steps,
             "loss": now.loss,
             "losses": [None if loss is None else round(loss, 5) for loss in now.losses],
             "level": now.level,
             "lr": now.lr,
+            "steps_per_second": round(now.steps_per_second, 4),
             "images_per_second": round(now.images_per_second, 1),
+            "eta_s": round(now.eta_s, 1),
             "seconds": round(seconds, 2),
         }
         if now.conflict is not None:
@@ -101,6 +104,17 @@ class TrainLog:
         for name, value in named.items():
             if value is not None:
                 self._events.add_scalar(name, value, now.step)
+
+
+def last_progress(folder: Path) -> Progress | None:
+    """What the log of a training says that another process may be writing; None where it says nothing yet."""
+    try:
+        line = (folder / LOG).read_text(errors="replace").rpartition("\n")[0].rpartition("\n")[2]
+        row = json.loads(line)
+        row.pop("seconds")
+        return Progress(**row | {"losses": tuple(row["losses"])})
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 @contextlib.contextmanager

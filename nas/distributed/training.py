@@ -1,0 +1,141 @@
+"""Training a supernet with workers on a Ray cluster: the same loop, the same folder.
+
+Ray Train starts the workers, sets up their process group and starts them all again when one is lost; they go on from
+the last checkpoint in the folder, which all nodes have to see.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from nas.data import load_data
+from nas.errors import InputError, TrainError
+from nas.space import SearchSpace, space_from_toml
+from nas.training import Progress, Trained, train
+from nas.training import checkpoint as files
+from nas.training.log import last_progress
+
+_LOOK_S = 2.0
+
+
+def train_on_ray(
+    space: SearchSpace,
+    data: str,
+    out: str | Path,
+    *,
+    address: str,
+    workers: int,
+    gpus: bool = False,
+    failures: int = 3,
+    progress: Callable[[Progress], None] = lambda now: None,
+    **options: Any,
+) -> Trained:
+    """`nas.training.train` by `workers` processes on the cluster at `address` (`local`: one that is started here and
+    ends with the training; `auto`: the one that runs on this machine).
+
+    data: a spec, which every worker reads for itself; `out` and the data must be where all nodes see them. gpus: a GPU
+    for each worker. failures: how many times all workers are started again after one was lost. options: those of
+    `train`, values only. Raises InputError for an address where no cluster answers, TrainError where training fails."""
+    if workers < 1:
+        raise InputError(f"workers is {workers}, expected at least 1")
+    out = Path(out).resolve()
+    config = {"space": space.to_toml(), "data": data, "out": str(out), "gpus": gpus, "options": options}
+    if not (out / files.MANIFEST).exists():
+        with _Cluster(address, workers), _Watched(out, progress):
+            _fit(config, workers, gpus, failures, out)
+    return train(
+        space, _load(space, data), out, **options
+    )  # reads what came out, or says why it is not this training's
+
+
+def _fit(config: dict[str, Any], workers: int, gpus: bool, failures: int, out: Path) -> None:
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    trainer = TorchTrainer(
+        _work,
+        train_loop_config=config,
+        torch_config=TorchConfig(backend="nccl" if gpus else "gloo"),
+        scaling_config=ScalingConfig(num_workers=workers, use_gpu=gpus),
+        run_config=RunConfig(
+            name=out.name, storage_path=str(out.parent / ".ray"), failure_config=FailureConfig(max_failures=failures)
+        ),
+    )
+    try:
+        trainer.fit()
+    except Exception as error:  # of Ray's own kinds, of which it has had several
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise TrainError(f"training on Ray failed ({reason[-1][:200]}); mend that and repeat the command") from error
+
+
+def _work(config: dict[str, Any]) -> None:
+    """What each worker runs."""
+    import torch
+
+    space = space_from_toml(config["space"])
+    if not config["gpus"]:
+        torch.set_num_threads(max(1, int(os.environ.get("OMP_NUM_THREADS", "1"))))
+    device = "cuda" if config["gpus"] else "cpu"
+    train(space, _load(space, config["data"]), config["out"], device=device, **config["options"])
+
+
+def _load(space: SearchSpace, data: str) -> Any:
+    return load_data(data, resolution=space.resolution, in_channels=space.in_channels, num_classes=space.num_classes)
+
+
+class _Cluster:
+    """A connection to Ray; ends only what it began."""
+
+    def __init__(self, address: str, workers: int) -> None:
+        self._address, self._workers = address, workers
+
+    def __enter__(self) -> None:
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        import ray
+
+        self._began = not ray.is_initialized()
+        if not self._began:
+            return
+        local: dict[str, Any] = {}
+        if self._address == "local":
+            local = {"num_cpus": self._workers + 1, "include_dashboard": False}
+        try:
+            ray.init(address=self._address, log_to_driver=False, configure_logging=False, **local)
+        except (ConnectionError, ValueError, RuntimeError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise InputError(
+                f"no Ray cluster answers at {self._address!r} ({reason}); give local, auto, or HOST:PORT"
+            ) from None
+
+    def __exit__(self, *error: object) -> None:
+        import ray
+
+        if self._began:
+            ray.shutdown()
+
+
+class _Watched:
+    """Tells of the progress that the log of a training shows, while it is written by another process."""
+
+    def __init__(self, out: Path, progress: Callable[[Progress], None]) -> None:
+        self._out, self._tell, self._over = out, progress, threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def __enter__(self) -> None:
+        self._thread.start()
+
+    def __exit__(self, *error: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        said = -1
+        while not self._over.wait(_LOOK_S):
+            now = last_progress(self._out)
+            if now is not None and now.step != said:
+                said = now.step
+                self._tell(now)
