@@ -30,6 +30,7 @@ from nas.export import export_onnx
 from nas.export.onnx_file import lower
 from nas.model import Network
 from nas.space import space_from_toml
+from nas.training import Plan, load_supernet, train
 from nas.training.divergences import sparse_targets
 from nas.training.label_writer import LabelPlan, write_labels
 from nas.training.seen import Seen
@@ -587,3 +588,51 @@ def test_labels_of_a_stream_are_found_by_its_samples(tmp_path):
             assert torch.allclose(labels.shares(samples, epochs), said, atol=3e-5)
     other = streamed(tmp_path, scale=(0.3, 1.0))
     refused(RunError, lambda: StoredLabels.open(tmp_path / "labels", other, seed=SEED), "augmented in another way")
+
+
+def test_training_with_a_teacher_and_with_what_it_said_is_the_same(teacher, data, tmp_path):
+    """Within the epochs that are stored, with mixup too; all probabilities are kept here."""
+    space = space_from_toml(TINY)
+    plan = Plan(steps=40, precision="fp32", step_s=0.01, macs=1e6, disk_mib=1, epochs=40 * 32 / len(data.train))
+    options = {"sampler": "uniform", "steps": 40, "batch_size": 32, "subnets_per_step": 2, "plan": plan, "mixup": 0.2}
+    said = write_labels(teacher, data, tmp_path / "labels", epochs=2, top=10)
+    asked, read, plain = (
+        train(space, data, tmp_path / name, labels=labels, **options)
+        for name, labels in (("asked", teacher), ("read", said), ("plain", None))
+    )
+    losses = [
+        [json.loads(line)["loss"] for line in (made.directory / "train.jsonl").read_text().splitlines()]
+        for made in (asked, read, plain)
+    ]
+    assert losses[0] == pytest.approx(losses[1], abs=1e-3)
+    assert losses[0] != pytest.approx(losses[2], abs=1e-2)
+    assert load_supernet(asked.directory)[2].config["labels"] == teacher.digest
+    assert load_supernet(read.directory)[2].config["label_smoothing"] == 0
+    with pytest.raises(RunError, match="begun with label"):
+        train(space, data, tmp_path / "read", **options)
+    with pytest.raises(InputError, match="stored labels are of all"):
+        train(space, data, tmp_path / "new", labels=said, **options | {"sampler": "attentive"})
+
+
+def test_the_verbs_label_and_train(exported, tmp_path):
+    """From a teacher's file to a supernet that learnt from it."""
+
+    def nas(*arguments):
+        command = [sys.executable, "-m", "nas", *map(str, arguments), "--threads", "1", "--json"]
+        return subprocess.run(command, text=True, capture_output=True, timeout=120)
+
+    (tmp_path / "tiny.toml").write_text(TINY)
+    common = (tmp_path / "tiny.toml", "--data", "digits")
+    said = nas("label", *common, "--teacher", exported, "--epochs", 1, "--out", tmp_path / "labels")
+    assert said.returncode == 0, said.stderr
+    assert "MiB of disk" in said.stderr
+    assert json.loads(said.stdout)["epochs"] == 1
+    made = nas("train", *common, "--labels", tmp_path / "labels", "--steps", 30, "--out", tmp_path / "net")
+    assert made.returncode == 0, made.stderr
+    both = nas("train", *common, "--labels", tmp_path / "labels", "--teacher", exported, "--out", tmp_path / "no")
+    assert (both.returncode, both.stdout) == (2, "")
+    assert "expected one of them" in both.stderr
+    other = nas("train", *common, "--labels", tmp_path / "labels", "--seed", 1, "--out", tmp_path / "no")
+    assert other.returncode == 2
+    assert len(other.stderr.strip().splitlines()) == 1
+    assert not (tmp_path / "no").exists()

@@ -11,25 +11,17 @@ from nas.cli.adapting import adapt
 from nas.cli.console import Console, emit
 from nas.cli.fronts import front_json, front_table, rate_text, rows_table, search_json
 from nas.cli.options import (
-    BatchSize,
     Budgets,
     Classes,
-    DataSpec,
-    Device,
-    Epochs,
     Evaluations,
     Json,
-    LearningRate,
-    Minutes,
     Out,
     RunPath,
-    SamplerText,
     Seed,
     SpaceName,
-    Steps,
-    Threads,
     example,
 )
+from nas.cli.training import label, train
 
 app = typer.Typer(
     name="nas",
@@ -147,70 +139,10 @@ def space_show(space: SpaceName, num_classes: Classes = None, as_json: Json = Fa
     emit(as_json, result, text)
 
 
-@app.command(epilog=example("nas train digits --data digits --out supernets/digits"))
-def train(
-    space: SpaceName,
-    data: DataSpec,
-    out: Out,
-    sampler: SamplerText = "complexity",
-    steps: Steps = None,
-    epochs: Epochs = None,
-    minutes: Minutes = None,
-    batch_size: BatchSize = None,
-    subnets: Annotated[int | None, typer.Option("--subnets-per-step", help="Architectures a step.")] = None,
-    lr: LearningRate = None,
-    distil: Annotated[
-        str | None, typer.Option("--distil", help="Teacher in a step: largest, average:weight=0.5, others, cascade.")
-    ] = None,
-    project: Annotated[
-        bool | None, typer.Option("--project", help="Settle conflicts of the largest subnet with the others.")
-    ] = None,
-    clip_adaptive: Annotated[
-        float | None, typer.Option("--clip-adaptive", help="Limit of a unit's gradient, a share of its weights.")
-    ] = None,
-    accumulate: Annotated[int | None, typer.Option("--accumulate", help="Parts that a batch is taken in.")] = None,
-    mixup: Annotated[float | None, typer.Option("--mixup", help="Mixup's alpha, 0: none.")] = None,
-    precision: Annotated[str, typer.Option("--precision", help="auto, fp32 or bf16.")] = "auto",
-    device: Device = "cpu",
-    threads: Threads = None,
-    ray: Annotated[str | None, typer.Option("--ray", help="Train on a cluster: local, auto or HOST:PORT.")] = None,
-    workers: Annotated[int, typer.Option("--workers", min=1, help="With --ray: processes, a GPU each on cuda.")] = 1,
-    num_classes: Classes = None,
-    seed: Seed = 0,
-    as_json: Json = False,
-) -> None:
-    """Train a supernet: one set of weights for every architecture of a space.
-
-    On several GPUs of a machine: torchrun --nproc-per-node N -m nas train ... --device cuda
-    """
-    from nas.pipeline import train as run_train
-    from nas.space import load_space
-    from nas.training.ranks import speaks
-
-    with Console() as console:
-        trained = run_train(
-            load_space(space, num_classes), data, out, listener=console, sampler=sampler, steps=steps, epochs=epochs,
-            minutes=minutes, batch_size=batch_size, subnets_per_step=subnets, lr=lr, mixup=mixup, distil=distil,
-            project=project, clip_adaptive=clip_adaptive, accumulate=accumulate, precision=precision,
-            device=device, threads=threads, ray=ray, workers=workers, seed=seed,
-        )  # fmt: skip
-    if not speaks():
-        return
-    result = {
-        "checkpoint": str(trained.checkpoint),
-        "supernet": str(trained.supernet),
-        "steps": trained.steps,
-        "seconds": round(trained.seconds, 1),
-        "images_per_second": round(trained.images_per_second, 1),
-        "accuracy": trained.accuracy,
-    }
-    ends = ", ".join(f"{name} {100 * value:.2f} %" for name, value in trained.accuracy.items())
-    emit(
-        as_json,
-        result,
-        f"{trained.steps} steps, {trained.images_per_second:.0f} images/s; accuracy on the search split: {ends}\n"
-        f"supernet: {trained.supernet}",
-    )
+app.command(epilog=example("nas train digits --data digits --out supernets/digits"))(train)
+app.command(epilog=example("nas label digits --data digits --teacher teacher.onnx --epochs 10 --out labels/digits"))(
+    label
+)
 
 
 @app.command(epilog=example("nas measure vit_cifar --target local/onnxruntime/fp32 --samples 50 --out tables/mine"))

@@ -25,7 +25,7 @@ class TrainConfig:
     greatest global norm of a gradient; `clip_adaptive` that of a unit's gradient in shares of the norm of its weights
     (None: no such limit); `distil` who teaches whom in a step (`Distil`); `project` whether conflicts between a step's
     largest subnet and the others are settled (`Projection`); `accumulate` in how many parts a batch is taken; `start`
-    the digest of the weights to start from (None: random ones)."""
+    the digest of the weights to start from (None: random ones), `labels` that of soft labels (None: the data's own)."""
 
     sampler: str
     batch_size: int
@@ -47,6 +47,7 @@ class TrainConfig:
     precision: Precision = "auto"
     seed: int = 0
     start: str | None = None
+    labels: str | None = None
 
     def __post_init__(self) -> None:
         given = [name for name in ("steps", "epochs", "minutes") if getattr(self, name) is not None]
@@ -91,7 +92,7 @@ def recipe(data: Data) -> dict[str, Any]:
     """Defaults by the size of the train split. A few thousand images want many updates: one subnet a step, for three
     times the steps, did better at equal processor time than three subnets. On scikit-learn's digits the 3,000 steps
     take about 70 seconds of one core. More images want larger batches and 30 epochs."""
-    common = {"label_smoothing": 0.1}
+    common: dict[str, Any] = {"label_smoothing": 0.1}
     if len(data.train) < _SMALL_SET:
         return common | {"batch_size": 64, "steps": 3000, "subnets_per_step": 1, "lr": 6e-3}
     return common | {"batch_size": 128, "epochs": 30.0, "lr": 1e-3}
@@ -103,6 +104,8 @@ def make_config(data: Data, **asked: Any) -> TrainConfig:
     A sandwich has three layers: where the recipe has fewer subnets a step, it takes three, and as many fewer steps."""
     asked = {name: value for name, value in asked.items() if value is not None}
     chosen = recipe(data)
+    if "labels" in asked:
+        chosen["label_smoothing"] = 0.0  # soft labels are smooth
     thin = chosen.get("subnets_per_step", SANDWICH) < SANDWICH
     if asked.get("sampler") == "sandwich" and "subnets_per_step" not in asked and thin:
         chosen["steps"] = chosen["steps"] * chosen["subnets_per_step"] // SANDWICH

@@ -28,7 +28,7 @@ from nas.training.plan import Plan, make_plan
 from nas.training.ranks import Ranks, joined
 from nas.training.samplers import SamplerFactory
 from nas.training.session import Session, Task, Trained, begin, finish, finished
-from nas.training.step import Batches, Watch, check_lessons, gradients, objective_of
+from nas.training.step import Batches, SoftLabels, Watch, check_lessons, gradients, objective_of
 
 _LOG_LINES, _CONFLICTS = 1000, 20  # of a training; looking at conflicts costs about a step each
 _CHECK_EVERY_CUDA = 50
@@ -71,6 +71,7 @@ def train(
     precision: Precision = "auto",
     seed: int = 0,
     start: Mapping[str, Tensor] | None = None,
+    labels: SoftLabels | None = None,
     device: str = "cpu",
     plan: Plan | None = None,
     announce: Callable[[Plan, int], None] = lambda plan, done: None,
@@ -83,8 +84,9 @@ def train(
     a text as `make_sampler` reads it, or a function Setting -> Sampler; `distil` says who teaches whom within a step
     (see `Distil`); `clip_adaptive`, `project` and `accumulate` are those of `TrainConfig`. `minutes` is turned into
     steps before the first one (see `Plan`). `warmup` is a share of the steps. `start` are weights of the largest
-    architecture as a `Network`, to start from instead of random ones. `announce` hears the plan and the steps already
-    done before training starts, `progress` how it goes.
+    architecture as a `Network`, to start from instead of random ones. `labels` take the place of the data's: a
+    teacher's, asked or stored. `announce` hears the plan and the steps already done before training starts, `progress`
+    how it goes.
 
     Repeating a call goes on from the last checkpoint, or returns at once where training was finished. Leaves
     `supernet.safetensors` (the moving average: what search inherits), `checkpoint.safetensors` (all that going on
@@ -98,18 +100,18 @@ def train(
         subnets_per_step=subnets_per_step, lr=lr, warmup=warmup, weight_decay=weight_decay, mixup=mixup,
         label_smoothing=label_smoothing, ema=ema, clip_norm=clip_norm, clip_adaptive=clip_adaptive, distil=distil,
         project=project, accumulate=accumulate, precision=precision, seed=seed,
-        start=None if start is None else files.digest(start),
+        start=None if start is None else files.digest(start), labels=None if labels is None else labels.digest,
     )  # fmt: skip
     with joined(device) as ranks:
         ranks.check(config.batch_size, config.accumulate)
-        task = Task(Path(out), space, data, config, sampler, ranks, start)
+        task = Task(Path(out), space, data, config, sampler, ranks, start, labels)
         check_lessons(config, task.sampler_to_plan_with, space)
         with files.writing(task.folder) if ranks.first else contextlib.nullcontext():
             if found := finished(task):
                 return found
             session = begin(
                 task,
-                lambda: plan or make_plan(space, data, config, task.sampler_to_plan_with(), ranks),
+                lambda: plan or make_plan(space, data, config, task.sampler_to_plan_with(), ranks, labels),
             )
             announce(session.plan, session.step)
             _run(session, progress, checkpoint_every_s)
@@ -124,7 +126,7 @@ def _run(session: Session, progress: Callable[[Progress], None], checkpoint_ever
     weights = list(learner.net.parameters())
     report = _Report(session, checkpoint_every_s)
     with (
-        Batches(session.drawn, config, ranks) as batches,
+        Batches(session.drawn, config, ranks, task.labels) as batches,
         open_log(task.folder, session.step) if ranks.first else contextlib.nullcontext() as log,
     ):
         for step in range(session.step, plan.steps):

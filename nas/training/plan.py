@@ -18,7 +18,7 @@ from nas.training.objective import Distil, Objective
 from nas.training.optimise import Learner, new_learner
 from nas.training.ranks import Ranks
 from nas.training.samplers import Draw, Sampler
-from nas.training.step import Batches
+from nas.training.step import Batches, SoftLabels
 
 _DRAWN_STEPS = 64
 _PROBED = 4
@@ -57,14 +57,21 @@ class Plan:
         return asdict(self)
 
 
-def make_plan(space: SearchSpace, data: Data, config: TrainConfig, sampler: Sampler, ranks: Ranks) -> Plan:
+def make_plan(
+    space: SearchSpace,
+    data: Data,
+    config: TrainConfig,
+    sampler: Sampler,
+    ranks: Ranks,
+    labels: SoftLabels | None = None,
+) -> Plan:
     """The plan of `config`. Trains a throw-away supernet for about 3 seconds; `sampler` is used up.
 
     Time is taken at a few costs over the range that the sampler draws and interpolated onto all it draws, since steps
     differ a hundredfold. `--minutes` becomes a number of steps here, once."""
     draws, draw_s = _drawn(sampler)
     device = ranks.device
-    with Batches(data, config, ranks) as batches:
+    with Batches(data, config, ranks, labels) as batches:
         probe = _Probe(new_learner(space, config, device), batches, config, device)
         bf16 = _use_bf16(config, space, draws, probe, device)
         step_s = draw_s + probe.step_s(draws, bf16)

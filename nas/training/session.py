@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -23,6 +24,8 @@ from nas.training.optimise import Learner, new_learner
 from nas.training.plan import Plan
 from nas.training.ranks import Ranks
 from nas.training.samplers import Sampler, SamplerFactory, Setting, is_scored, make_sampler
+from nas.training.step import SoftLabels
+from nas.training.stored_labels import StoredLabels
 
 _SHARD = 512  # images of the held-out shard of samplers that score architectures
 
@@ -52,10 +55,21 @@ class Task:
     sampler: str | SamplerFactory
     ranks: Ranks
     start: Mapping[str, Tensor] | None = None
+    labels: SoftLabels | None = None
 
     def __post_init__(self) -> None:
-        if is_scored(self.sampler) and isinstance(self.data.train, Stream):
+        if not is_scored(self.sampler):
+            return
+        if isinstance(self.data.train, Stream):
             raise InputError("samplers that score architectures hold images out from training, which a stream does not")
+        if isinstance(self.labels, StoredLabels):
+            raise InputError("samplers that score architectures train on some of the images, stored labels are of all")
+
+    def check_epochs(self, plan: Plan) -> None:
+        """Raises `InputError` where a stream, which is cropped when it is read, runs out of stored labels."""
+        stored = self.labels.epochs if isinstance(self.labels, StoredLabels) else math.inf
+        if isinstance(self.data.train, Stream) and plan.epochs > stored:
+            raise InputError(f"labels of {stored} epochs are stored, training on a stream takes {plan.epochs:.1f}")
 
     def sampler_to_plan_with(self) -> Sampler:
         """As it draws before anything is trained, when all architectures are alike."""
@@ -168,6 +182,7 @@ def _opened(task: Task, make_plan: Callable[[], Plan]) -> Session:
         learner.restore(tensors)
         return _at(task, Plan(**meta["plan"]), learner, meta)
     plan = make_plan()
+    task.check_epochs(plan)
     _check_disk(task.folder, plan)
     if task.start is not None:
         _start_from(learner, task.start)

@@ -23,17 +23,22 @@ from nas.training.objective import Distil, Objective, lessons
 from nas.training.optimise import Learner
 from nas.training.ranks import Ranks
 from nas.training.samplers import Draw, Sampler
+from nas.training.stored_labels import StoredLabels
+from nas.training.teacher import Teacher
+
+SoftLabels = Teacher | StoredLabels
+"""What says how an image's class is shared out: a teacher that is asked, or what one said before."""
 
 _MIXUP_STREAM = 0x6D6978  # apart from the keys of the samplers' pools
 
 
 class Batches:
     """The batch of a step, a pure function of (seed, step): normalised images (B, C, H, W), and class indices (B,) or,
-    with mixup, class shares (B, K); of several processes, this one's share of it. To be used in a `with`, since images
-    that do not fit in memory are read ahead by threads."""
+    with mixup or soft labels, class shares (B, K); of several processes, this one's share of it. To be used in a
+    `with`, since images that do not fit in memory are read ahead by threads."""
 
-    def __init__(self, data: Data, config: TrainConfig, ranks: Ranks) -> None:
-        self._device, self._config = ranks.device, config
+    def __init__(self, data: Data, config: TrainConfig, ranks: Ranks, labels: SoftLabels | None = None) -> None:
+        self._device, self._config, self._soft = ranks.device, config, labels
         self._augment, self._normalise, self._classes = augmentation_for(data), data.normalise, data.num_classes
         self._close = contextlib.ExitStack()
         self._read: Callable[[int], tuple[Tensor, Tensor, Rows, Rows]]
@@ -55,11 +60,17 @@ class Batches:
     def __call__(self, step: int) -> tuple[Tensor, Tensor]:
         images, targets, rows, epochs = self._read(step)
         images, targets = (tensor.to(self._device, non_blocking=True) for tensor in (images, targets))
-        images = self._normalise(self._augment(images, self._config.seed, epochs, rows))
+        applied = self._soft.augmentation_epochs(epochs) if isinstance(self._soft, StoredLabels) else epochs
+        images = self._normalise(self._augment(images, self._config.seed, applied, rows))
+        if isinstance(self._soft, StoredLabels):
+            targets = self._soft.shares(rows, epochs).to(self._device)
+        elif self._soft is not None:
+            targets = self._soft(images)
         if not self._config.mixup:
             return images, targets
+        shares = targets if targets.ndim == 2 else F.one_hot(targets, self._classes).float()
         rng = np.random.default_rng([self._config.seed, step, _MIXUP_STREAM])
-        return mixup(images, F.one_hot(targets, self._classes).float(), self._config.mixup, rng)
+        return mixup(images, shares, self._config.mixup, rng)
 
 
 class _InMemory:

@@ -1,0 +1,128 @@
+"""The verbs `train` and `label`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from nas.cli.console import Console, emit
+from nas.cli.options import (
+    BatchSize,
+    Classes,
+    DataSpec,
+    Device,
+    Epochs,
+    Json,
+    LearningRate,
+    Minutes,
+    Out,
+    SamplerText,
+    Seed,
+    SpaceName,
+    Steps,
+    Threads,
+)
+
+
+def train(
+    space: SpaceName,
+    data: DataSpec,
+    out: Out,
+    sampler: SamplerText = "complexity",
+    steps: Steps = None,
+    epochs: Epochs = None,
+    minutes: Minutes = None,
+    batch_size: BatchSize = None,
+    subnets: Annotated[int | None, typer.Option("--subnets-per-step", help="Architectures a step.")] = None,
+    lr: LearningRate = None,
+    distil: Annotated[
+        str | None, typer.Option("--distil", help="Teacher in a step: largest, average:weight=0.5, others, cascade.")
+    ] = None,
+    project: Annotated[
+        bool | None, typer.Option("--project", help="Settle conflicts of the largest subnet with the others.")
+    ] = None,
+    clip_adaptive: Annotated[
+        float | None, typer.Option("--clip-adaptive", help="Limit of a unit's gradient, a share of its weights.")
+    ] = None,
+    accumulate: Annotated[int | None, typer.Option("--accumulate", help="Parts that a batch is taken in.")] = None,
+    mixup: Annotated[float | None, typer.Option("--mixup", help="Mixup's alpha, 0: none.")] = None,
+    precision: Annotated[str, typer.Option("--precision", help="auto, fp32 or bf16.")] = "auto",
+    device: Device = "cpu",
+    threads: Threads = None,
+    teacher: Annotated[
+        Path | None, typer.Option("--teacher", help="Labels are what it says: an ONNX file, or a run's models/ID.")
+    ] = None,
+    labels: Annotated[
+        Path | None, typer.Option("--labels", help="A folder of `nas label`, in place of labels.")
+    ] = None,
+    ray: Annotated[str | None, typer.Option("--ray", help="Train on a cluster: local, auto or HOST:PORT.")] = None,
+    workers: Annotated[int, typer.Option("--workers", min=1, help="With --ray: processes, a GPU each on cuda.")] = 1,
+    num_classes: Classes = None,
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """Train a supernet: one set of weights for every architecture of a space.
+
+    On several GPUs of a machine: torchrun --nproc-per-node N -m nas train ... --device cuda
+    """
+    from nas.pipeline import train as run_train
+    from nas.space import load_space
+    from nas.training.ranks import speaks
+
+    with Console() as console:
+        trained = run_train(
+            load_space(space, num_classes), data, out, listener=console, sampler=sampler, steps=steps, epochs=epochs,
+            minutes=minutes, batch_size=batch_size, subnets_per_step=subnets, lr=lr, mixup=mixup, distil=distil,
+            project=project, clip_adaptive=clip_adaptive, accumulate=accumulate, precision=precision,
+            device=device, threads=threads, teacher=teacher, labels=labels, ray=ray, workers=workers, seed=seed,
+        )  # fmt: skip
+    if not speaks():
+        return
+    result = {
+        "checkpoint": str(trained.checkpoint),
+        "supernet": str(trained.supernet),
+        "steps": trained.steps,
+        "seconds": round(trained.seconds, 1),
+        "images_per_second": round(trained.images_per_second, 1),
+        "accuracy": trained.accuracy,
+    }
+    ends = ", ".join(f"{name} {100 * value:.2f} %" for name, value in trained.accuracy.items())
+    emit(
+        as_json,
+        result,
+        f"{trained.steps} steps, {trained.images_per_second:.0f} images/s; accuracy on the search split: {ends}\n"
+        f"supernet: {trained.supernet}",
+    )
+
+
+def label(
+    space: SpaceName,
+    data: DataSpec,
+    teacher: Annotated[Path, typer.Option("--teacher", help="An ONNX file, or a run's models/ID.")],
+    out: Out,
+    epochs: Annotated[int, typer.Option("--epochs", min=1, help="Epochs of training that they are for.")],
+    top: Annotated[int, typer.Option("--top", min=1, help="Probabilities kept of each image.")] = 10,
+    temperature: Annotated[float, typer.Option("--temperature", help="Above 1 the teacher is less sure.")] = 1.0,
+    device: Device = "cpu",
+    threads: Threads = None,
+    num_classes: Classes = None,
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """Store what a teacher says of every training image, as each epoch of `nas train` with the same seed shows it."""
+    from nas.pipeline.training import store_labels
+    from nas.space import load_space
+
+    with Console() as console:
+        stored = store_labels(
+            load_space(space, num_classes), data, teacher, out, epochs=epochs, top=top, temperature=temperature,
+            seed=seed, device=device, threads=threads, listener=console,
+        )  # fmt: skip
+    result = {"labels": str(stored.folder), "epochs": stored.epochs, "digest": stored.digest}
+    emit(
+        as_json,
+        result,
+        f"labels of {stored.epochs} epochs: {stored.folder}\nnext: nas train ... --labels {stored.folder}",
+    )
