@@ -18,7 +18,7 @@ from nas.cli.app import app
 
 VERBS = {
     *("demo", "doctor", "space list", "space show", "train", "measure", "fit latency", "fit accuracy"),
-    *("search", "adapt", "verify", "status", "report", "pareto", "export"),
+    *("search", "adapt", "verify", "status", "report", "pareto", "export", "label"),
 }
 
 
