@@ -9,7 +9,19 @@ from nas.space import Genotypes
 from nas.training.samplers.sampler import POOL, Draw, Pool, Sampler, Setting, State, at_least, read
 
 
-class Uniform(Sampler):
+class _Pooled(Sampler):
+    """Draws from one pool, and so has nothing else to remember."""
+
+    _pool: Pool
+
+    def state(self) -> State:
+        return {"taken": self._pool.taken}
+
+    def load_state(self, state: State) -> None:
+        self._pool.taken = read(state, "taken")
+
+
+class Uniform(_Pooled):
     """Every gene uniform over its choices, each subnet on its own (AutoFormer, arXiv:2107.00651)."""
 
     def __init__(self, setting: Setting) -> None:
@@ -20,14 +32,8 @@ class Uniform(Sampler):
     def step(self, step: int) -> Draw:
         return Draw(self._pool.take(self._subnets))
 
-    def state(self) -> State:
-        return {"taken": self._pool.taken}
 
-    def load_state(self, state: State) -> None:
-        self._pool.taken = read(state, "taken")
-
-
-class Sandwich(Sampler):
+class Sandwich(_Pooled):
     """The largest, the smallest, and the rest uniform over genes (BigNAS, arXiv:2003.11142)."""
 
     def __init__(self, setting: Setting) -> None:
@@ -39,14 +45,8 @@ class Sandwich(Sampler):
     def step(self, step: int) -> Draw:
         return Draw(self._ends + self._pool.take(self._between_count))
 
-    def state(self) -> State:
-        return {"taken": self._pool.taken}
 
-    def load_state(self, state: State) -> None:
-        self._pool.taken = read(state, "taken")
-
-
-class Nested(Sampler):
+class Nested(_Pooled):
     """All nested widths of the MLPs at once, the same in every block (MatFormer, arXiv:2310.07707): the first subnet of
     a step has the widest MLPs, the last the narrowest, the others lie evenly between. What else a space lets choose is
     the same for all of a step: the largest, or, with `rest`, drawn uniformly over genes for each step."""
@@ -62,12 +62,6 @@ class Nested(Sampler):
 
     def step(self, step: int) -> Draw:
         return Draw(self._pool.take(self._subnets))
-
-    def state(self) -> State:
-        return {"taken": self._pool.taken}
-
-    def load_state(self, state: State) -> None:
-        self._pool.taken = read(state, "taken")
 
     def _drawn(self, rng: np.random.Generator) -> Genotypes:
         """(steps * subnets, d), the rows of a step one after the other."""
