@@ -219,7 +219,7 @@ def test_killed_training_ends_with_the_same_bits(tiny_file, tmp_path):
 
 
 def test_a_second_writer_is_refused(tiny, data, tmp_path):
-    with files.writing(tmp_path), pytest.raises(RunError, match="another process is training"):
+    with files.writing(tmp_path), pytest.raises(RunError, match="another process is writing into"):
         train(tiny, data, tmp_path, **SHORT)
 
 
@@ -423,12 +423,31 @@ def test_a_batch_in_parts_gives_the_gradient_of_the_whole(tiny, data):
         torch.testing.assert_close(p.grad, q.grad)
 
 
+def test_a_split_batch_gives_each_subnet_its_part(tiny, data):
+    parts, alone = (new_learner(tiny, make_config(data), torch.device("cpu")) for _ in range(2))
+    archs = (tiny.smallest, tiny.largest)
+    images, targets = data.normalise(data.train.images[:16]), data.train.labels[:16]
+    losses = gradients(Objective(), parts.net, archs, images, targets, split=True)
+    for arch, half, loss in zip(archs, (slice(0, 8), slice(8, 16)), losses, strict=True):
+        expected = F.cross_entropy(alone.net(images[half], arch), targets[half])
+        assert float(loss) == pytest.approx(expected.item())
+        (expected / 2).backward()
+    for p, q in zip(parts.net.parameters(), alone.net.parameters(), strict=True):
+        torch.testing.assert_close(p.grad, q.grad)
+    twice = gradients(Objective(), parts.net, archs, images, targets, parts=2, split=True)
+    assert twice.shape == (2,)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"sampler": "uniform", "distil": "largest"}, "choose the sandwich sampler"),
         ({"sampler": "uniform", "subnets_per_step": 1, "distil": "cascade"}, "expected two or more"),
         ({"distil": "teacher"}, "expected one of none, largest"),
+        ({"split": True, "distil": "cascade"}, "which distillation 'cascade' needs"),
+        ({"split": True, "project": True}, "which project needs"),
+        ({"split": True, "subnets_per_step": 3}, "expected a multiple of 3 subnets"),
+        ({"sampler": "uniform", "measure": lambda X: X[:, 0]}, "asks for no cost"),
         ({"accumulate": 3}, "expected a multiple of accumulate=3"),
         ({"clip_adaptive": 0.0}, "clip_adaptive is 0.0"),
     ],
@@ -447,6 +466,7 @@ def test_what_cannot_be_trained_so_is_refused_before_a_folder_is_made(tiny, data
         {"sampler": "uniform", "distil": "average:weight=0.5"},
         {"sampler": "performance:every=2,bank=2", "distil": "others"},
         {"sampler": "attentive:levels=2"},
+        {"sampler": "uniform", "split": True, "subnets_per_step": 2},
         {"sampler": "nested:rest=yes"},
     ],
 )
@@ -459,6 +479,18 @@ def test_every_way_to_train_goes_on_exactly(tiny, data, tmp_path, options):
     train(tiny, data, tmp_path / "parts", **options)
     whole, parts = (load_supernet(tmp_path / name)[1].state_dict() for name in ("whole", "parts"))
     assert all(torch.equal(whole[name], parts[name]) for name in whole)
+
+
+def test_levels_are_of_what_is_measured(tiny, data, tmp_path):
+    def params(X):
+        return tiny.cost(X).params
+
+    options = SHORT | {"sampler": "complexity:levels=3", "steps": 20, "plan": replace(PLAN, steps=20)}
+    train(tiny, data, tmp_path, **options, measure=params)
+    with pytest.raises(RunError, match="begun with measure="):
+        train(tiny, data, tmp_path, **options)
+    with pytest.raises(RunError, match="begun with measure="):
+        train(tiny, data, tmp_path, **options, measure=lambda X: 2.0 * params(X))
 
 
 def test_blocks_that_no_subnet_used_stay_as_they_are(tiny, data):

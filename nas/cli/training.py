@@ -46,6 +46,10 @@ def train(
     clip_adaptive: Annotated[
         float | None, typer.Option("--clip-adaptive", help="Limit of a unit's gradient, a share of its weights.")
     ] = None,
+    predictor: Annotated[
+        Path | None, typer.Option("--predictor", help="Levels are of its latency, not of MACs: of `nas fit latency`.")
+    ] = None,
+    split: Annotated[bool | None, typer.Option("--split", help="Each subnet sees a part of the batch.")] = None,
     accumulate: Annotated[int | None, typer.Option("--accumulate", help="Parts that a batch is taken in.")] = None,
     mixup: Annotated[float | None, typer.Option("--mixup", help="Mixup's alpha, 0: none.")] = None,
     precision: Annotated[str, typer.Option("--precision", help="auto, fp32 or bf16.")] = "auto",
@@ -75,8 +79,9 @@ def train(
         trained = run_train(
             load_space(space, num_classes), data, out, listener=console, sampler=sampler, steps=steps, epochs=epochs,
             minutes=minutes, batch_size=batch_size, subnets_per_step=subnets, lr=lr, mixup=mixup, distil=distil,
-            project=project, clip_adaptive=clip_adaptive, accumulate=accumulate, precision=precision,
-            device=device, threads=threads, teacher=teacher, labels=labels, ray=ray, workers=workers, seed=seed,
+            project=project, split=split, predictor=predictor, clip_adaptive=clip_adaptive, accumulate=accumulate,
+            precision=precision, device=device, threads=threads, teacher=teacher, labels=labels, ray=ray,
+            workers=workers, seed=seed,
         )  # fmt: skip
     if not speaks():
         return

@@ -7,6 +7,7 @@ the last checkpoint in the folder, which all nodes have to see.
 from __future__ import annotations
 
 import os
+import socket
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +20,7 @@ from nas.training import Progress, Trained, train
 from nas.training import checkpoint as files
 from nas.training.log import last_progress
 
-_LOOK_S = 2.0
+_LOOK_S, _ANSWER_S = 2.0, 5.0
 
 
 def train_on_ray(
@@ -100,22 +101,35 @@ class _Cluster:
         self._began = not ray.is_initialized()
         if not self._began:
             return
+        _check_answers(self._address)
         local: dict[str, Any] = {}
         if self._address == "local":
             local = {"num_cpus": self._workers + 1, "include_dashboard": False}
         try:
             ray.init(address=self._address, log_to_driver=False, configure_logging=False, **local)
         except (ConnectionError, ValueError, RuntimeError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise InputError(
-                f"no Ray cluster answers at {self._address!r} ({reason}); give local, auto, or HOST:PORT"
-            ) from None
+            raise _unanswered(self._address, str(error).strip().splitlines()[0]) from None
 
     def __exit__(self, *error: object) -> None:
         import ray
 
         if self._began:
             ray.shutdown()
+
+
+def _check_answers(address: str) -> None:
+    """Raises `InputError` at once where nothing listens, which Ray itself finds out after minutes."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if not colon:
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=_ANSWER_S).close()
+    except (OSError, ValueError, OverflowError) as error:
+        raise _unanswered(address, str(error)) from None
+
+
+def _unanswered(address: str, reason: str) -> InputError:
+    return InputError(f"no Ray cluster answers at {address!r} ({reason}); give local, auto, or HOST:PORT")
 
 
 class _Watched:

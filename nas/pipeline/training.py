@@ -9,6 +9,7 @@ from typing import Any
 from nas.data import Data, load_data
 from nas.errors import InputError
 from nas.pipeline.listener import SILENT, Listener
+from nas.predict import LatencyPredictor
 from nas.space import SearchSpace, load_space
 from nas.training import Plan, Progress, Trained, sampler_options, torch_threads
 from nas.training import train as train_supernet
@@ -27,6 +28,7 @@ def train(
     threads: int | None = None,
     teacher: str | Path | None = None,
     labels: str | Path | None = None,
+    predictor: str | Path | None = None,
     ray: str | None = None,
     workers: int = 1,
     listener: Listener = SILENT,
@@ -37,18 +39,20 @@ def train(
 
     threads: of torch (None: its own choice, usually every core; small networks on a busy machine are faster with one).
     teacher: an ONNX file or a run's `models/ID`, whose probabilities take the place of the labels; labels: a folder of
-    `store_labels`, which holds what a teacher said. ray: the address of a cluster on which `workers` train together,
-    `data` then being a spec and `out` a folder that all nodes see. Repeating the call goes on."""
+    `store_labels`, which holds what a teacher said. predictor: a folder of a latency predictor; samplers then take its
+    latency for cost. ray: the address of a cluster on which `workers` train together, `data` then being a spec and
+    `out` a folder that all nodes see. Repeating the call goes on."""
     space = space if isinstance(space, SearchSpace) else load_space(space)
     if ray is None:
         check_device(options.get("device", "cpu"))
     if isinstance(sampler := options.get("sampler"), str):
         sampler_options(sampler)  # an unknown one is refused before the data is read and a folder is made
     listener = listener if speaks() else SILENT
-    if ray is not None and (teacher or labels):
-        raise InputError("soft labels are not for training on Ray yet; train with torchrun, or without them")
+    if ray is not None and (teacher or labels or predictor):
+        raise InputError("teachers, labels and predictors are not for training on Ray yet; train with torchrun")
     if ray is not None:
         return _on_ray(space, data, out, ray, workers, listener, options)
+    measure = None if predictor is None else LatencyPredictor.load(predictor, space).mean
     loaded = data if isinstance(data, Data) else load_for(space, data, listener)
     soft = _soft_labels(loaded, teacher, labels, options.get("seed", 0), options.get("device", "cpu"))
 
@@ -59,7 +63,9 @@ def train(
         listener.progress("train", done, plan.steps)
 
     with torch_threads(threads):
-        return train_supernet(space, loaded, out, announce=announce, progress=_teller(listener), labels=soft, **options)
+        return train_supernet(
+            space, loaded, out, announce=announce, progress=_teller(listener), labels=soft, measure=measure, **options
+        )
 
 
 def _on_ray(

@@ -25,7 +25,9 @@ class TrainConfig:
     greatest global norm of a gradient; `clip_adaptive` that of a unit's gradient in shares of the norm of its weights
     (None: no such limit); `distil` who teaches whom in a step (`Distil`); `project` whether conflicts between a step's
     largest subnet and the others are settled (`Projection`); `accumulate` in how many parts a batch is taken; `start`
-    the digest of the weights to start from (None: random ones), `labels` that of soft labels (None: the data's own)."""
+    the digest of the weights to start from (None: random ones), `labels` that of soft labels (None: the data's own),
+    `measure` that of what samplers take for cost (None: MACs); `split` gives each subnet of a step a part of its own of
+    the batch, in place of the whole."""
 
     sampler: str
     batch_size: int
@@ -48,6 +50,8 @@ class TrainConfig:
     seed: int = 0
     start: str | None = None
     labels: str | None = None
+    measure: str | None = None
+    split: bool = False
 
     def __post_init__(self) -> None:
         given = [name for name in ("steps", "epochs", "minutes") if getattr(self, name) is not None]
@@ -59,6 +63,15 @@ class TrainConfig:
             if value is not None and not (math.isfinite(value) and low <= value <= high):
                 raise InputError(f"{name} is {value}, expected {low:g} to {high:g}")
         object.__setattr__(self, "distil", str(Distil.parse(self.distil)))
+        if self.split and self.distil != "none":
+            raise InputError(f"with split no two subnets see the same images, which distillation {self.distil!r} needs")
+        if self.split and self.project:
+            raise InputError(
+                "with split no two subnets see the same images, which project needs; leave one of them out"
+            )
+        if self.split and self.batch_size % (self.accumulate * self.subnets_per_step):
+            shares = f"{self.subnets_per_step} subnets a step x accumulate={self.accumulate}"
+            raise InputError(f"batch_size is {self.batch_size}, expected a multiple of {shares} to split it")
         if self.batch_size % self.accumulate:
             raise InputError(f"batch_size is {self.batch_size}, expected a multiple of accumulate={self.accumulate}")
         if self.precision not in ("auto", "fp32", "bf16"):

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from nas.data import Data
-from nas.space import SearchSpace
+from nas.space import Genotypes, SearchSpace
 from nas.training import checkpoint as files
 from nas.training.config import Precision, check_fits, make_config
 from nas.training.gradients import clip_adaptive_
@@ -26,7 +26,7 @@ from nas.training.objective import conflict
 from nas.training.optimise import average_decay, learning_rate
 from nas.training.plan import Plan, make_plan
 from nas.training.ranks import Ranks, joined
-from nas.training.samplers import SamplerFactory
+from nas.training.samplers import SamplerFactory, Values, measure_digest
 from nas.training.session import Session, Task, Trained, begin, finish, finished
 from nas.training.step import Batches, SoftLabels, Watch, check_lessons, gradients, objective_of
 
@@ -72,6 +72,8 @@ def train(
     seed: int = 0,
     start: Mapping[str, Tensor] | None = None,
     labels: SoftLabels | None = None,
+    measure: Callable[[Genotypes], Values] | None = None,
+    split: bool | None = None,
     device: str = "cpu",
     plan: Plan | None = None,
     announce: Callable[[Plan, int], None] = lambda plan, done: None,
@@ -85,8 +87,9 @@ def train(
     (see `Distil`); `clip_adaptive`, `project` and `accumulate` are those of `TrainConfig`. `minutes` is turned into
     steps before the first one (see `Plan`). `warmup` is a share of the steps. `start` are weights of the largest
     architecture as a `Network`, to start from instead of random ones. `labels` take the place of the data's: a
-    teacher's, asked or stored. `announce` hears the plan and the steps already done before training starts, `progress`
-    how it goes.
+    teacher's, asked or stored. `measure` is what the sampler takes for the cost of genotypes, in place of MACs; `split`
+    gives each subnet a part of the batch. `announce` hears the plan and the steps already done before training starts,
+    `progress` how it goes.
 
     Repeating a call goes on from the last checkpoint, or returns at once where training was finished. Leaves
     `supernet.safetensors` (the moving average: what search inherits), `checkpoint.safetensors` (all that going on
@@ -101,10 +104,11 @@ def train(
         label_smoothing=label_smoothing, ema=ema, clip_norm=clip_norm, clip_adaptive=clip_adaptive, distil=distil,
         project=project, accumulate=accumulate, precision=precision, seed=seed,
         start=None if start is None else files.digest(start), labels=None if labels is None else labels.digest,
+        measure=None if measure is None else measure_digest(space, measure), split=split,
     )  # fmt: skip
     with joined(device) as ranks:
         ranks.check(config.batch_size, config.accumulate)
-        task = Task(Path(out), space, data, config, sampler, ranks, start, labels)
+        task = Task(Path(out), space, data, config, sampler, ranks, start, labels, measure)
         check_lessons(config, task.sampler_to_plan_with, space)
         with files.writing(task.folder) if ranks.first else contextlib.nullcontext():
             if found := finished(task):
@@ -132,7 +136,7 @@ def _run(session: Session, progress: Callable[[Progress], None], checkpoint_ever
         for step in range(session.step, plan.steps):
             draw = session.sampler.step(step)
             images, targets = batches(step)
-            losses = gradients(objective, learner.net, draw.archs, images, targets, config.accumulate)
+            losses = gradients(objective, learner.net, draw.archs, images, targets, config.accumulate, config.split)
             ranks.average_([losses, *(p.grad for p in weights if p.grad is not None)])
             if config.clip_adaptive is not None:
                 clip_adaptive_(weights, config.clip_adaptive)

@@ -16,14 +16,22 @@ from torch import Tensor
 from nas.arch import Arch
 from nas.data import Data, Stream, carve
 from nas.errors import InputError, RunError
-from nas.space import SearchSpace
+from nas.space import Genotypes, SearchSpace
 from nas.training import checkpoint as files
 from nas.training.config import TrainConfig, check_same
 from nas.training.evaluate import evaluate
 from nas.training.optimise import Learner, new_learner
 from nas.training.plan import Plan
 from nas.training.ranks import Ranks
-from nas.training.samplers import Sampler, SamplerFactory, Setting, is_scored, make_sampler
+from nas.training.samplers import (
+    Sampler,
+    SamplerFactory,
+    Setting,
+    Values,
+    is_scored,
+    knows_cost,
+    make_sampler,
+)
 from nas.training.step import SoftLabels
 from nas.training.stored_labels import StoredLabels
 
@@ -56,8 +64,13 @@ class Task:
     ranks: Ranks
     start: Mapping[str, Tensor] | None = None
     labels: SoftLabels | None = None
+    measure: Callable[[Genotypes], Values] | None = None
 
     def __post_init__(self) -> None:
+        if self.measure is not None and isinstance(self.sampler, str) and not knows_cost(self.sampler):
+            raise InputError(
+                f"the sampler {self.sampler!r} asks for no cost, but a measure of it is given; leave it out"
+            )
         if not is_scored(self.sampler):
             return
         if isinstance(self.data.train, Stream):
@@ -75,13 +88,15 @@ class Task:
         """As it draws before anything is trained, when all architectures are alike."""
         config = self.config
         score = lambda archs: [0.0] * len(archs)  # noqa: E731
-        return self._sampler(Setting(self.space, config.subnets_per_step, config.seed, score=score))
+        return self._sampler(
+            Setting(self.space, config.subnets_per_step, config.seed, measure=self.measure, score=score)
+        )
 
     def draws(self, learner: Learner, plan: Plan) -> tuple[Sampler, Data]:
         """The sampler, and what batches are taken from: for one that scores architectures, some training images are
         kept from training."""
         data, config = self.data, self.config
-        setting = Setting(self.space, config.subnets_per_step, config.seed, plan.steps)
+        setting = Setting(self.space, config.subnets_per_step, config.seed, plan.steps, self.measure)
         if not is_scored(self.sampler):
             return self._sampler(setting), data
         assert not isinstance(data.train, Stream)

@@ -103,15 +103,27 @@ def objective_of(config: TrainConfig, learner: Learner, bf16: bool) -> Objective
 
 
 def gradients(
-    objective: Objective, net: Supernet, archs: tuple[Arch, ...], images: Tensor, targets: Tensor, parts: int = 1
+    objective: Objective,
+    net: Supernet,
+    archs: tuple[Arch, ...],
+    images: Tensor,
+    targets: Tensor,
+    parts: int = 1,
+    split: bool = False,
 ) -> Tensor:
-    """Adds the gradients of a step, its batch taken in `parts` equal ones, of which memory holds one; losses (k,)."""
-    if parts == 1:
+    """Adds the gradients of a step, its batch taken in `parts` equal ones, of which memory holds one; losses (k,).
+
+    split: each architecture sees a k-th of the images of its own, so that a step costs as much as one subnet's on all
+    of them (multi-architectural sampling, ViT-ResNAS, arXiv:2109.00642, there with masks in one pass)."""
+    groups = [(arch,) for arch in archs] if split else [archs]
+    pieces = zip(images.chunk(parts * len(groups)), targets.chunk(parts * len(groups)), strict=True)
+    if parts * len(groups) == 1:
         return objective.gradients(net, archs, images, targets)
-    pairs = zip(images.chunk(parts), targets.chunk(parts), strict=True)
-    losses = torch.stack([objective.gradients(net, archs, *pair) for pair in pairs])
-    torch._foreach_div_([p.grad for p in net.parameters() if p.grad is not None], parts)
-    return losses.mean(0)
+    losses = torch.stack(
+        [objective.gradients(net, groups[i % len(groups)], *piece) for i, piece in enumerate(pieces)]
+    )  # (parts * groups, archs of a group)
+    torch._foreach_div_([p.grad for p in net.parameters() if p.grad is not None], parts * len(groups))
+    return losses.view(parts, -1).mean(0)
 
 
 @dataclass

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 from nas.errors import InputError
+from nas.space import Genotypes, SearchSpace
 from nas.training.samplers.complexity import Complexity
 from nas.training.samplers.levels import Level, cost_levels
 from nas.training.samplers.plain import Nested, Sandwich, Uniform
-from nas.training.samplers.sampler import Draw, Sampler, SamplerFactory, Setting, State
+from nas.training.samplers.sampler import Draw, Sampler, SamplerFactory, Setting, State, Values
 from nas.training.samplers.scored import Attentive, Performance
 
 __all__ = [
@@ -27,11 +31,16 @@ __all__ = [
     "Setting",
     "State",
     "Uniform",
+    "Values",
     "cost_levels",
     "is_scored",
+    "knows_cost",
     "make_sampler",
+    "measure_digest",
     "sampler_options",
 ]
+
+_DIGESTED = 256
 
 SAMPLERS: dict[str, Callable[..., Sampler]] = {
     "complexity": Complexity,
@@ -54,6 +63,17 @@ def is_scored(sampler: str | SamplerFactory) -> bool:
     """Whether it asks for the losses of architectures on a held-out shard."""
     made = SAMPLERS[sampler_options(sampler)[0]] if isinstance(sampler, str) else sampler
     return bool(getattr(made, "scored", False))
+
+
+def knows_cost(text: str) -> bool:
+    """Whether the sampler that `text` names asks what architectures cost."""
+    return sampler_options(text)[0] in ("complexity", "attentive", "performance")
+
+
+def measure_digest(space: SearchSpace, measure: Callable[[Genotypes], Values]) -> str:
+    """32 hex digits of what it says of a few architectures, to nine digits."""
+    values = np.asarray(measure(space.sample(_DIGESTED, np.random.default_rng(0), over="genes")), dtype=np.float64)
+    return hashlib.blake2b(" ".join(f"{value:.8e}" for value in values).encode(), digest_size=16).hexdigest()
 
 
 def sampler_options(text: str) -> tuple[str, dict[str, Any]]:
