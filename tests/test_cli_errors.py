@@ -58,7 +58,7 @@ def refused(done: Done, *fragments: str, lines: int | None = 1) -> None:
         ("train digits --data folder:nowhere --out out", ["nowhere"]),
         ("train digits --data digits --num-classes 7 --out out", ["10 classes", "expects 7"]),
         ("train vit_cifar --data digits --out out", ["8x8", "32x32"]),
-        ("train digits --data digits --sampler best --out out", ["'best'", "complexity, uniform, sandwich"]),
+        ("train digits --data digits --sampler best --out out", ["'best'", "complexity, sandwich, uniform"]),
         ("train digits --data digits --steps 0 --out out", ["steps is 0"]),
         ("train digits --data digits --steps -5 --out out", ["steps is -5"]),
         ("train digits --data digits --epochs nan --out out", ["epochs is nan"]),
