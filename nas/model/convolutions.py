@@ -104,4 +104,7 @@ class SpatialReduction(nn.Module):
             patches = x[:, 1:]
         short = F.pad(F.avg_pool2d(to_map(patches), 2), (0, 0, 0, 0, 0, self.new_channels))
         out = to_tokens(short + self.conv(to_map(y if self.token is None else y[:, 1:])))
-        return out if self.token is None else torch.cat([self.token(y[:, :1]), out], dim=1)
+        if self.token is None:
+            return out
+        first = y[:, :1].contiguous()  # with gaps, a product of few rows rounds otherwise where weights have gaps too
+        return torch.cat([self.token(first), out], dim=1)
