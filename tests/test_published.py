@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import nas
-from nas.arch import Arch, TransformerBlock
+from nas.arch import MB4D, Arch, ConvDown, TransformerBlock
 
 
 @pytest.fixture(scope="module")
@@ -33,6 +33,54 @@ def check_member(arch: Arch, name: str) -> None:
     row = space.encode([arch])
     assert space.decode(row) == [arch]
     assert space.cost(row).macs == [nas.cost(arch).macs]
+
+
+def elasticvit_record(arch: Arch) -> dict[str, Any]:
+    """An architecture of `elasticvit` in the words of the file of facts."""
+    stem, *stages = arch.stages
+    convs = [block for stage in stages[:2] for block in stage.blocks]
+    widths = [w for before, stage in zip([stem, stages[0]], stages[:2], strict=True)
+              for w in (before.width, *[stage.width] * (len(stage.blocks) - 1))]  # fmt: skip
+    attending = [(stage.width, block) for stage in stages[2:] for block in stage.blocks[1:]]
+    return {
+        "resolution": arch.resolution,
+        "stem_width": stem.width,
+        "stem_kernels": [block.kernel for block in stem.blocks],
+        "conv_stages": [{"width": stage.width, "depth": len(stage.blocks)} for stage in stages[:2]],
+        "conv_kernels": [block.kernel for block in convs],
+        "conv_expand": [block.expanded // width for block, width in zip(convs, widths, strict=True)],
+        "transformer_stages": [{"width": stage.width, "depth": len(stage.blocks) - 1} for stage in stages[2:]],
+        "mlp_ratios": [block.mlp // width for width, block in attending],
+        "v_scale": [block.value_dim // 16 for _, block in attending],
+    }
+
+
+def efficientformer_record(arch: Arch) -> dict[str, Any]:
+    """Likewise of `efficientformer_v2`."""
+    first, second, *late = arch.stages
+    groups = [(first,), (second,), (late[0], late[1]), (late[2], late[3])]
+    hidden = [
+        [(block.hidden if isinstance(block, MB4D) else block.mlp) // group[0].width
+         for stage in group for block in stage.blocks if not isinstance(block, ConvDown)]
+        for group in groups
+    ]  # fmt: skip
+    return {
+        "widths": [group[0].width for group in groups],
+        "expansions": hidden,
+        "attention_blocks_at_end_of_stages_3_and_4": len(late[1].blocks),
+    }
+
+
+RECORDS = {"elasticvit": elasticvit_record, "efficientformer_v2": efficientformer_record}
+
+
+@pytest.mark.parametrize("name", RECORDS)
+def test_architectures_are_built_from_what_a_record_says(name: str, builders: SimpleNamespace) -> None:
+    """Without the file of facts: both ends of a space, written down as that file has them, come back."""
+    space = nas.load_space(name)
+    for arch in (space.smallest, space.largest):
+        assert getattr(builders, name)(RECORDS[name](arch)) == arch
+        check_member(arch, name)
 
 
 # What the released counter of ElasticViT adds to or leaves out of the MACs that run, in MMACs to two digits, by a
