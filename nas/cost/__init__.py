@@ -5,7 +5,7 @@ import sys
 from nas._callable import CallableRoom
 from nas.cost import blocks as _blocks  # noqa: F401 (registers the operators of blocks)
 from nas.cost import stems as _stems  # noqa: F401 (and of stems and heads)
-from nas.cost.cost import FEATURES, Cost, cost, feature_row, features, totals
+from nas.cost.cost import FEATURES, Cost, cost, feature_row, features, macs_of, totals
 from nas.cost.operators import Operator, Part, operators, part_operators, parts, parts_at
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "cost",
     "feature_row",
     "features",
+    "macs_of",
     "operators",
     "part_operators",
     "parts",

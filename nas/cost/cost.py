@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -55,6 +56,12 @@ def cost(arch: Arch) -> Cost:
     """Cost of one architecture, as whole numbers."""
     macs, params, peak = totals(operators(arch))
     return Cost(macs, params, peak)
+
+
+@lru_cache(maxsize=4096)
+def macs_of(arch: Arch) -> int:
+    """MACs of one architecture, remembered: for who asks for the same ones again and again, as training does."""
+    return int(cost(arch).macs)
 
 
 def totals(ops: Iterable[Operator]) -> tuple[int, int, int]:

@@ -1,4 +1,4 @@
-"""`train`: a supernet of a space, on data."""
+"""`train`: a supernet of a space, on data; `label`: what a teacher says of the images."""
 
 from __future__ import annotations
 
@@ -48,9 +48,9 @@ def train(
     if isinstance(sampler := options.get("sampler"), str):
         sampler_options(sampler)  # an unknown one is refused before the data is read and a folder is made
     listener = listener if speaks() else SILENT
-    if ray is not None and (teacher or labels or predictor):
-        raise InputError("teachers, labels and predictors are not for training on Ray yet; train with torchrun")
     if ray is not None:
+        if teacher or labels or predictor:
+            raise InputError("teachers, labels and predictors are not for training on Ray yet; train with torchrun")
         return _on_ray(space, data, out, ray, workers, listener, options)
     measure = None if predictor is None else LatencyPredictor.load(predictor, space).mean
     loaded = data if isinstance(data, Data) else load_for(space, data, listener)

@@ -6,7 +6,6 @@ import contextlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -14,7 +13,7 @@ import numpy as np
 
 from nas import files
 from nas.arch import Arch
-from nas.cost import cost
+from nas.cost import macs_of
 from nas.errors import TrainError
 from nas.space import SearchSpace
 
@@ -45,13 +44,13 @@ class LevelLosses:
     """Mean losses by what the subnets cost."""
 
     def __init__(self, space: SearchSpace) -> None:
-        self._edges = np.geomspace(_macs(space.smallest), _macs(space.largest), LEVELS + 1)[1:-1]
+        self._edges = np.geomspace(macs_of(space.smallest), macs_of(space.largest), LEVELS + 1)[1:-1]
         self._found: list[list[float]] = [[] for _ in range(LEVELS)]
 
     def add(self, archs: Sequence[Arch], losses: Sequence[float]) -> None:
         """Of one step."""
         for arch, loss in zip(archs, losses, strict=True):
-            self._found[int(np.searchsorted(self._edges, _macs(arch), side="right"))].append(loss)
+            self._found[int(np.searchsorted(self._edges, macs_of(arch), side="right"))].append(loss)
 
     def take(self) -> tuple[float | None, ...]:
         """Means since the last call."""
@@ -133,8 +132,3 @@ def _cut(path: Path, step: int) -> None:
                 if json.loads(line)["step"] <= step:
                     kept.append(line + "\n")
     files.write_whole(path, "".join(kept).encode())
-
-
-@lru_cache(maxsize=4096)
-def _macs(arch: Arch) -> int:
-    return int(cost(arch).macs)

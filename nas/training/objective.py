@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
-from functools import lru_cache
 from typing import Any, Literal, NamedTuple, cast, get_args
 
 import torch
@@ -17,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from nas.arch import Arch
-from nas.cost import cost
+from nas.cost import macs_of
 from nas.data import resize
 from nas.errors import InputError
 from nas.model import Supernet
@@ -105,7 +104,7 @@ def lessons(teacher: Teacher, archs: Sequence[Arch], largest: Arch, *, by_cost: 
     order, ids = list(range(len(archs))), [arch.id for arch in archs]
     if by_cost or teacher not in ("none", "average"):
         # By id, so that copies stand side by side; the largest first, also where something else has as many MACs.
-        order.sort(key=lambda i: (ids[i] != largest.id, -_macs(archs[i]), ids[i]))
+        order.sort(key=lambda i: (ids[i] != largest.id, -macs_of(archs[i]), ids[i]))
     found = []
     for place, student in enumerate(order):
         before = tuple(i for i in order[:place] if ids[i] != ids[student])
@@ -227,11 +226,6 @@ def _teachers(teacher: Teacher, before: tuple[int, ...], *, is_smallest: bool) -
             return before
         case _:
             return ()
-
-
-@lru_cache(maxsize=4096)
-def _macs(arch: Arch) -> int:
-    return int(cost(arch).macs)
 
 
 def _number(text: str, name: str, value: str) -> float:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from nas.arch import Arch
-from nas.cost import cost
+from nas.cost import macs_of
 from nas.data import Data
 from nas.space import SearchSpace
 from nas.training.config import TrainConfig
@@ -77,14 +77,14 @@ def make_plan(
         step_s = draw_s + probe.step_s(draws, bf16)
         teacher_macs = 0
         if Distil.parse(config.distil).teacher == "average":  # one more forward pass
-            teacher_macs = config.batch_size * _macs(space.largest)
+            teacher_macs = config.batch_size * macs_of(space.largest)
             step_s += probe.subnet_s(space.largest, bf16, _PROBE_S / 8, time.perf_counter) / _BACKWARD
     images = len(data.train)
     steps = config.steps or round((config.epochs or 0) * images / config.batch_size)
     if config.minutes is not None:
         steps = int(_MINUTES_SHARE * 60 * config.minutes / step_s)
     steps = max(steps, 1)
-    macs_a_step = _BACKWARD * config.batch_size * float(np.mean([sum(map(_macs, draw.archs)) for draw in draws]))
+    macs_a_step = _BACKWARD * config.batch_size * float(np.mean([sum(map(macs_of, draw.archs)) for draw in draws]))
     weights_mib = sum(p.numel() * 4 for p in probe.learner.net.parameters()) / 2**20
     return Plan(
         steps=steps,
@@ -105,12 +105,12 @@ class _Probe:
 
     def step_s(self, draws: list[Draw], bf16: bool) -> float:
         """Mean seconds of a step over `draws`."""
-        archs = sorted((arch for draw in draws for arch in draw.archs), key=_macs)
+        archs = sorted((arch for draw in draws for arch in draw.archs), key=macs_of)
         places = np.linspace(0, len(archs) - 1, _PROBED).astype(int)
-        macs = np.array([_macs(archs[i]) for i in places], dtype=float)
+        macs = np.array([macs_of(archs[i]) for i in places], dtype=float)
         budget = _PROBE_S / (_PROBED + 1)
         seconds = np.array([self.subnet_s(archs[i], bf16, budget, time.perf_counter) for i in places])
-        each = np.interp([_macs(arch) for arch in archs], macs, seconds)
+        each = np.interp([macs_of(arch) for arch in archs], macs, seconds)
         return float(each.sum() / len(draws)) + self._fixed_s()
 
     def subnet_s(self, arch: Arch, bf16: bool, budget_s: float, clock: Any) -> float:
@@ -118,7 +118,7 @@ class _Probe:
         with the images, timed on a few of them."""
         begun = time.perf_counter()
         taken: list[float] = []
-        few = max(_FEWEST, int(_PROBE_MACS / _macs(arch))) if self._device.type == "cpu" else len(self._images)
+        few = max(_FEWEST, int(_PROBE_MACS / macs_of(arch))) if self._device.type == "cpu" else len(self._images)
         images, targets = self._images[:few], self._targets[:few]
         while len(taken) < 2 or (time.perf_counter() - begun < budget_s and len(taken) < 10):
             self._wait()
@@ -154,9 +154,9 @@ def _use_bf16(config: TrainConfig, space: SearchSpace, draws: list[Draw], probe:
         return config.precision == "bf16"
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported())
-    archs = sorted((arch for draw in draws for arch in draw.archs), key=_macs)
+    archs = sorted((arch for draw in draws for arch in draw.archs), key=macs_of)
     median = archs[len(archs) // 2]
-    if device.type != "cpu" or _macs(median) < _BF16_MACS:
+    if device.type != "cpu" or macs_of(median) < _BF16_MACS:
         return False
     # processor time: a busy neighbour slows down both sides' wall clock, but not equally
     full, half = (probe.subnet_s(median, bf16, _PROBE_S / 4, time.process_time) for bf16 in (False, True))
@@ -168,10 +168,6 @@ def _drawn(sampler: Sampler) -> tuple[list[Draw], float]:
     before = time.perf_counter()
     draws = [sampler.step(step) for step in range(1, _DRAWN_STEPS + 1)]
     return draws, (time.perf_counter() - before) / len(draws)
-
-
-def _macs(arch: Arch) -> int:
-    return int(cost(arch).macs)
 
 
 def _time(seconds: float) -> str:

@@ -28,8 +28,8 @@ from nas.training.samplers import (
     SamplerFactory,
     Setting,
     Values,
+    is_costed,
     is_scored,
-    knows_cost,
     make_sampler,
 )
 from nas.training.step import SoftLabels
@@ -67,7 +67,7 @@ class Task:
     measure: Callable[[Genotypes], Values] | None = None
 
     def __post_init__(self) -> None:
-        if self.measure is not None and isinstance(self.sampler, str) and not knows_cost(self.sampler):
+        if self.measure is not None and not is_costed(self.sampler):
             raise InputError(
                 f"the sampler {self.sampler!r} asks for no cost, but a measure of it is given; leave it out"
             )
@@ -87,10 +87,12 @@ class Task:
     def sampler_to_plan_with(self) -> Sampler:
         """As it draws before anything is trained, when all architectures are alike."""
         config = self.config
-        score = lambda archs: [0.0] * len(archs)  # noqa: E731
         return self._sampler(
-            Setting(self.space, config.subnets_per_step, config.seed, measure=self.measure, score=score)
-        )
+            Setting(
+                self.space, config.subnets_per_step, config.seed, measure=self.measure,
+                score=lambda archs: [0.0] * len(archs),
+            )
+        )  # fmt: skip
 
     def draws(self, learner: Learner, plan: Plan) -> tuple[Sampler, Data]:
         """The sampler, and what batches are taken from: for one that scores architectures, some training images are

@@ -33,8 +33,8 @@ __all__ = [
     "Uniform",
     "Values",
     "cost_levels",
+    "is_costed",
     "is_scored",
-    "knows_cost",
     "make_sampler",
     "measure_digest",
     "sampler_options",
@@ -61,13 +61,16 @@ def make_sampler(text: str, setting: Setting) -> Sampler:
 
 def is_scored(sampler: str | SamplerFactory) -> bool:
     """Whether it asks for the losses of architectures on a held-out shard."""
-    made = SAMPLERS[sampler_options(sampler)[0]] if isinstance(sampler, str) else sampler
-    return bool(getattr(made, "scored", False))
+    return bool(getattr(_maker(sampler), "scored", False))
 
 
-def knows_cost(text: str) -> bool:
-    """Whether the sampler that `text` names asks what architectures cost."""
-    return sampler_options(text)[0] in ("complexity", "attentive", "performance")
+def is_costed(sampler: str | SamplerFactory) -> bool:
+    """Whether it asks what architectures cost; of a function it is believed."""
+    return bool(getattr(_maker(sampler), "costed", True))
+
+
+def _maker(sampler: str | SamplerFactory) -> Callable[..., Sampler]:
+    return SAMPLERS[sampler_options(sampler)[0]] if isinstance(sampler, str) else sampler
 
 
 def measure_digest(space: SearchSpace, measure: Callable[[Genotypes], Values]) -> str:

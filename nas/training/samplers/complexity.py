@@ -35,6 +35,8 @@ class Complexity(Sampler):
     (uniform over architectures would be nearly all deep and narrow); `min_subnet` is off unless asked for, since the
     levels reach the smallest themselves."""
 
+    costed = True
+
     def __init__(
         self,
         setting: Setting,

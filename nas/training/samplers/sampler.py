@@ -53,7 +53,12 @@ class Setting:
 
 class Sampler:
     """`step` is called once a step, in order, and `hear` after it where losses are known. `load_state(state())` on a
-    fresh sampler of the same making continues exactly."""
+    fresh sampler of the same making continues exactly.
+
+    costed: whether it asks what architectures cost; scored: whether it asks for their losses on a held-out shard."""
+
+    costed = False
+    scored = False
 
     def step(self, step: int) -> Draw:
         """The architectures of that step."""

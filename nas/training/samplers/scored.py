@@ -22,7 +22,7 @@ class Attentive(Sampler):
     """Of `candidates` architectures at a cost, the best or the worst by loss (AttentiveNAS, arXiv:2011.09011, where a
     batch or a predictor is asked for the loss); costs are drawn anew for each subnet, spread on a log scale."""
 
-    scored = True
+    costed = scored = True
 
     def __init__(
         self, setting: Setting, *, keep: Literal["best", "worst"] = "worst", candidates: int = 3, levels: int = LEVELS
@@ -58,7 +58,7 @@ class Performance(Sampler):
     where the original has that on the training batch. The architectures of every `every`-th step are scored; the worst
     of a full bank makes place. What is wide and shallow is said more simply than there."""
 
-    scored = True
+    costed = scored = True
 
     def __init__(
         self,
