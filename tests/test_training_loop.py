@@ -12,7 +12,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from small_spaces import TINY
+from small_spaces import TINY, mixed_space
 from torch.nn import functional as F
 
 from nas.cost import cost as nas_cost
@@ -26,7 +26,7 @@ from nas.training.config import make_config
 from nas.training.objective import Objective
 from nas.training.optimise import average_decay, learning_rate, new_learner
 from nas.training.ranks import Ranks
-from nas.training.samplers import Uniform
+from nas.training.samplers import Draw, Uniform
 from nas.training.step import Batches, gradients
 
 PLAN = Plan(steps=60, precision="fp32", step_s=0.01, macs=1e6, disk_mib=1, epochs=1.0)
@@ -416,8 +416,8 @@ def test_a_batch_in_parts_gives_the_gradient_of_the_whole(tiny, data):
     whole, parts = (new_learner(tiny, make_config(data), torch.device("cpu")) for _ in range(2))
     archs = (tiny.smallest, tiny.largest)
     images, targets = data.normalise(data.train.images[:16]), data.train.labels[:16]
-    expected = gradients(Objective(), whole.net, archs, images, targets)
-    found = gradients(Objective(), parts.net, archs, images, targets, parts=4)
+    expected = gradients(Objective(), whole.net, Draw(archs), images, targets)
+    found = gradients(Objective(), parts.net, Draw(archs), images, targets, parts=4)
     torch.testing.assert_close(found, expected)
     for p, q in zip(parts.net.parameters(), whole.net.parameters(), strict=True):
         torch.testing.assert_close(p.grad, q.grad)
@@ -427,14 +427,14 @@ def test_a_split_batch_gives_each_subnet_its_part(tiny, data):
     parts, alone = (new_learner(tiny, make_config(data), torch.device("cpu")) for _ in range(2))
     archs = (tiny.smallest, tiny.largest)
     images, targets = data.normalise(data.train.images[:16]), data.train.labels[:16]
-    losses = gradients(Objective(), parts.net, archs, images, targets, split=True)
+    losses = gradients(Objective(), parts.net, Draw(archs), images, targets, split=True)
     for arch, half, loss in zip(archs, (slice(0, 8), slice(8, 16)), losses, strict=True):
         expected = F.cross_entropy(alone.net(images[half], arch), targets[half])
         assert float(loss) == pytest.approx(expected.item())
         (expected / 2).backward()
     for p, q in zip(parts.net.parameters(), alone.net.parameters(), strict=True):
         torch.testing.assert_close(p.grad, q.grad)
-    twice = gradients(Objective(), parts.net, archs, images, targets, parts=2, split=True)
+    twice = gradients(Objective(), parts.net, Draw(archs), images, targets, parts=2, split=True)
     assert twice.shape == (2,)
 
 
@@ -450,6 +450,7 @@ def test_a_split_batch_gives_each_subnet_its_part(tiny, data):
         ({"sampler": "uniform", "measure": lambda X: X[:, 0]}, "asks for no cost"),
         ({"accumulate": 3}, "expected a multiple of accumulate=3"),
         ({"clip_adaptive": 0.0}, "clip_adaptive is 0.0"),
+        ({"coarse_first": 0.5}, "has one resolution and one patch size"),
     ],
 )
 def test_what_cannot_be_trained_so_is_refused_before_a_folder_is_made(tiny, data, tmp_path, options, message):
@@ -479,6 +480,21 @@ def test_every_way_to_train_goes_on_exactly(tiny, data, tmp_path, options):
     train(tiny, data, tmp_path / "parts", **options)
     whole, parts = (load_supernet(tmp_path / name)[1].state_dict() for name in ("whole", "parts"))
     assert all(torch.equal(whole[name], parts[name]) for name in whole)
+
+
+def test_coarse_images_come_first(data, tmp_path):
+    """Its steps cost less, and it goes on exactly; the largest of a coarse step teaches there."""
+    space = mixed_space()
+    options = {"sampler": "sandwich", "distil": "largest", "steps": 20, "batch_size": 16, "precision": "fp32"}
+    whole = estimate(space, data, **options)
+    coarse = estimate(space, data, **options, coarse_first=0.5)
+    assert 0.7 * whole.macs < coarse.macs < 0.95 * whole.macs  # a quarter of the steps at 6 of 8 pixels
+    options |= {"plan": replace(PLAN, steps=20), "coarse_first": 0.5}
+    train(space, data, tmp_path / "whole", **options)
+    with pytest.raises(InterruptError):
+        train(space, data, tmp_path / "parts", **options, checkpoint_every_s=0.0, progress=stop_at(4))
+    train(space, data, tmp_path / "parts", **options)
+    assert same(weights(tmp_path / "whole"), weights(tmp_path / "parts"))
 
 
 def test_levels_are_of_what_is_measured(tiny, data, tmp_path):

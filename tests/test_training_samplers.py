@@ -13,7 +13,7 @@ from nas.cost import cost
 from nas.errors import InputError, RunError
 from nas.space import SearchSpace, load_space
 from nas.training import Setting, cost_levels, make_sampler
-from nas.training.samplers import Complexity, Uniform
+from nas.training.samplers import CoarseFirst, Complexity, Uniform
 
 NAMES = [
     "complexity", "complexity:over=genes", "complexity:shared=no", "complexity:adjacent=no", "complexity:ends=yes",
@@ -238,6 +238,32 @@ def test_uniform_is_uniform_over_every_gene(space):
         share = np.bincount(chosen, minlength=len(gene.choices)) / len(chosen)
         k = len(gene.choices)
         assert abs(share - 1 / k).max() <= 5 * np.sqrt((1 / k) * (1 - 1 / k) / len(chosen))
+
+
+@pytest.mark.parametrize(("name", "gene"), [("flexivit", "stem.patch"), ("elasticvit_cifar", "resolution")])
+def test_coarse_first(name, gene):
+    """Over the first half the finest allowed goes through all choices, and nothing else of an architecture changes."""
+    space = load_space(name)
+    plan = replace(setting(space, 2, 0), steps=80)
+    plain, coarse = Uniform(plan), CoarseFirst(Uniform(plan), plan, 0.5)
+    column = [g.name for g in space.genes].index(gene)
+    count, finest = len(space.genes[column].choices), []
+    for step in range(80):
+        expected, found = plain.step(step), coarse.step(step)
+        rows, got = space.encode(expected.archs), space.encode(found.archs)
+        assert np.array_equal(np.delete(rows, column, 1), np.delete(got, column, 1))
+        limit = min(count * step // 40, count - 1)
+        assert np.array_equal(got[:, column], np.minimum(rows[:, column], limit))
+        largest = space.largest if found.largest is None else found.largest
+        finest.append(space.encode([largest])[0, column])
+        assert finest[-1] == limit
+    assert set(finest) == set(range(count))
+    assert coarse.state() == plain.state()
+
+
+def test_coarse_first_needs_a_choice_of_tokens(plain):
+    with pytest.raises(InputError, match="'vit_cifar' has one resolution and one patch size"):
+        CoarseFirst(Uniform(setting(plain, 1, 0)), setting(plain, 1, 0), 0.5)
 
 
 @pytest.mark.parametrize("name", NAMES)

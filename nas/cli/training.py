@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -24,32 +24,61 @@ from nas.cli.options import (
     Steps,
     Threads,
 )
+from nas.cli.recipe import one_of, options_of, read_recipe
+
+_NOT_IN_RECIPES = ("context", "recipe", "plan", "as_json")
+
+
+def _read(context: typer.Context, file: Path | None) -> Path | None:
+    """Before all other options, whose defaults the recipe's then are."""
+    if file is not None:
+        context.default_map = read_recipe(file, options_of(train, _NOT_IN_RECIPES))
+    return file
 
 
 def train(
+    context: typer.Context,
     space: SpaceName,
     data: DataSpec,
     out: Out,
+    recipe: Annotated[
+        Path | None,
+        typer.Option(
+            "--recipe", callback=_read, is_eager=True, help="A TOML file of these options; see docs/training.md."
+        ),
+    ] = None,
+    plan: Annotated[bool, typer.Option("--plan", help="Say what it would cost, and train nothing.")] = False,
     sampler: SamplerText = "complexity",
     steps: Steps = None,
     epochs: Epochs = None,
     minutes: Minutes = None,
     batch_size: BatchSize = None,
-    subnets: Annotated[int | None, typer.Option("--subnets-per-step", help="Architectures a step.")] = None,
+    subnets_per_step: Annotated[int | None, typer.Option("--subnets-per-step", help="Architectures a step.")] = None,
     lr: LearningRate = None,
+    warmup: Annotated[float | None, typer.Option("--warmup", help="Share of the steps over which it rises.")] = None,
+    weight_decay: Annotated[float | None, typer.Option("--weight-decay", help="AdamW's.")] = None,
+    label_smoothing: Annotated[float | None, typer.Option("--label-smoothing", help="Of hard labels.")] = None,
+    ema: Annotated[float | None, typer.Option("--ema", help="Decay of the moving average, which is kept.")] = None,
     distil: Annotated[
         str | None, typer.Option("--distil", help="Teacher in a step: largest, average:weight=0.5, others, cascade.")
     ] = None,
     project: Annotated[
-        bool | None, typer.Option("--project", help="Settle conflicts of the largest subnet with the others.")
+        bool | None,
+        typer.Option("--project/--no-project", help="Settle conflicts of the largest subnet with the others."),
     ] = None,
+    clip_norm: Annotated[float | None, typer.Option("--clip-norm", help="Limit of the gradient's norm.")] = None,
     clip_adaptive: Annotated[
         float | None, typer.Option("--clip-adaptive", help="Limit of a unit's gradient, a share of its weights.")
     ] = None,
     predictor: Annotated[
         Path | None, typer.Option("--predictor", help="Levels are of its latency, not of MACs: of `nas fit latency`.")
     ] = None,
-    split: Annotated[bool | None, typer.Option("--split", help="Each subnet sees a part of the batch.")] = None,
+    split: Annotated[
+        bool | None, typer.Option("--split/--no-split", help="Each subnet sees a part of the batch.")
+    ] = None,
+    coarse_first: Annotated[
+        float | None, typer.Option("--coarse-first", help="Share of the steps that begins with few tokens.")
+    ] = None,
     accumulate: Annotated[int | None, typer.Option("--accumulate", help="Parts that a batch is taken in.")] = None,
     mixup: Annotated[float | None, typer.Option("--mixup", help="Mixup's alpha, 0: none.")] = None,
     precision: Annotated[str, typer.Option("--precision", help="auto, fp32 or bf16.")] = "auto",
@@ -71,18 +100,28 @@ def train(
 
     On several GPUs of a machine: torchrun --nproc-per-node N -m nas train ... --device cuda
     """
+    from nas.pipeline import plan_training
     from nas.pipeline import train as run_train
     from nas.space import load_space
     from nas.training.ranks import speaks
 
+    steps, epochs, minutes = one_of(context, steps=steps, epochs=epochs, minutes=minutes)
+    teacher, labels = one_of(context, teacher=teacher, labels=labels)
+    options: dict[str, Any] = {
+        "sampler": sampler, "steps": steps, "epochs": epochs, "minutes": minutes, "batch_size": batch_size,
+        "subnets_per_step": subnets_per_step, "lr": lr, "warmup": warmup, "weight_decay": weight_decay,
+        "label_smoothing": label_smoothing, "ema": ema, "distil": distil, "project": project, "clip_norm": clip_norm,
+        "clip_adaptive": clip_adaptive, "predictor": predictor, "split": split, "coarse_first": coarse_first,
+        "accumulate": accumulate, "mixup": mixup, "precision": precision, "device": device, "threads": threads,
+        "teacher": teacher, "labels": labels, "seed": seed,
+    }  # fmt: skip
     with Console() as console:
-        trained = run_train(
-            load_space(space, num_classes), data, out, listener=console, sampler=sampler, steps=steps, epochs=epochs,
-            minutes=minutes, batch_size=batch_size, subnets_per_step=subnets, lr=lr, mixup=mixup, distil=distil,
-            project=project, split=split, predictor=predictor, clip_adaptive=clip_adaptive, accumulate=accumulate,
-            precision=precision, device=device, threads=threads, teacher=teacher, labels=labels, ray=ray,
-            workers=workers, seed=seed,
-        )  # fmt: skip
+        wanted = load_space(space, num_classes)
+        if plan:
+            found = plan_training(wanted, data, listener=console, **options)
+            emit(as_json, found.to_dict(), str(found))
+            return
+        trained = run_train(wanted, data, out, listener=console, ray=ray, workers=workers, **options)
     if not speaks():
         return
     result = {

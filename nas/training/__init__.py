@@ -4,8 +4,8 @@ from nas.training.checkpoint import SupernetInfo, load_supernet
 from nas.training.evaluate import Evaluation, evaluate
 from nas.training.inherit import inherit, recalibrate
 from nas.training.log import Progress
-from nas.training.loop import estimate, train
-from nas.training.plan import Plan
+from nas.training.loop import estimate, train, workload
+from nas.training.plan import Plan, Work
 from nas.training.samplers import Draw, Level, Sampler, Setting, cost_levels, make_sampler, sampler_options
 from nas.training.session import Trained
 from nas.training.threads import torch_threads
@@ -20,6 +20,7 @@ __all__ = [
     "Setting",
     "SupernetInfo",
     "Trained",
+    "Work",
     "cost_levels",
     "estimate",
     "evaluate",
@@ -30,4 +31,5 @@ __all__ = [
     "sampler_options",
     "torch_threads",
     "train",
+    "workload",
 ]

@@ -27,7 +27,8 @@ class TrainConfig:
     largest subnet and the others are settled (`Projection`); `accumulate` in how many parts a batch is taken; `start`
     the digest of the weights to start from (None: random ones), `labels` that of soft labels (None: the data's own),
     `measure` that of what samplers take for cost (None: MACs); `split` gives each subnet of a step a part of its own of
-    the batch, in place of the whole."""
+    the batch, in place of the whole; `coarse_first` is the share of the steps over which resolution and patch size go
+    from the coarsest to the finest (`CoarseFirst`)."""
 
     sampler: str
     batch_size: int
@@ -52,6 +53,7 @@ class TrainConfig:
     labels: str | None = None
     measure: str | None = None
     split: bool = False
+    coarse_first: float = 0.0
 
     def __post_init__(self) -> None:
         given = [name for name in ("steps", "epochs", "minutes") if getattr(self, name) is not None]
@@ -97,6 +99,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "clip_norm": (1e-6, 1e6),
     "clip_adaptive": (1e-6, 1e6),
     "accumulate": (1, 2**20),
+    "coarse_first": (0, 1),
     "seed": (0, 2**31 - 1),
 }
 

@@ -26,7 +26,8 @@ class Progress:
     """How far training is. `images_per_second` counts each image once, however many subnets saw it; `loss` is the mean
     over the steps since the last report, `losses` that of the subnets of each of eight ranges of MACs, equally wide on
     a log scale (None: there was none); `level` the cost level of the latest step, where the sampler has levels;
-    `conflict` the cosine between the gradients of the smallest and of the largest subnet, where it was looked at."""
+    `data_wait` the share of the time that went by waiting for images; `conflict` the cosine between the gradients of
+    the smallest and of the largest subnet, where it was looked at."""
 
     step: int
     steps: int
@@ -37,6 +38,7 @@ class Progress:
     steps_per_second: float
     images_per_second: float
     eta_s: float
+    data_wait: float
     conflict: float | None = None
 
 
@@ -80,6 +82,7 @@ class TrainLog:
             "steps_per_second": round(now.steps_per_second, 4),
             "images_per_second": round(now.images_per_second, 1),
             "eta_s": round(now.eta_s, 1),
+            "data_wait": round(now.data_wait, 5),
             "seconds": round(seconds, 2),
         }
         if now.conflict is not None:
@@ -98,7 +101,9 @@ class TrainLog:
         self._events.close()
 
     def _draw(self, now: Progress) -> None:
-        named = {"loss": now.loss, "lr": now.lr, "images_per_second": now.images_per_second, "conflict": now.conflict}
+        named: dict[str, float | None] = {
+            name: getattr(now, name) for name in ("loss", "lr", "images_per_second", "data_wait", "conflict")
+        }
         named |= {f"loss_by_cost/{i}": loss for i, loss in enumerate(now.losses)}
         for name, value in named.items():
             if value is not None:

@@ -24,7 +24,7 @@ from nas.training.gradients import clip_adaptive_
 from nas.training.log import LevelLosses, Progress, open_log
 from nas.training.objective import conflict
 from nas.training.optimise import average_decay, learning_rate
-from nas.training.plan import Plan, make_plan
+from nas.training.plan import Plan, Work, count_work, make_plan
 from nas.training.ranks import Ranks, joined
 from nas.training.samplers import SamplerFactory, Values, measure_digest
 from nas.training.session import Session, Task, Trained, begin, finish, finished
@@ -36,14 +36,36 @@ _SAVE_SHARE = 20  # a checkpoint at most every 20 times as long as it takes to w
 
 
 def estimate(
-    space: SearchSpace, data: Data, *, sampler: str | SamplerFactory = "complexity", device: str = "cpu", **options: Any
+    space: SearchSpace,
+    data: Data,
+    *,
+    sampler: str | SamplerFactory = "complexity",
+    labels: SoftLabels | None = None,
+    measure: Callable[[Genotypes], Values] | None = None,
+    device: str = "cpu",
+    **options: Any,
 ) -> Plan:
     """What `train` with these options would do and cost: steps, seconds, MACs, disk. Takes about 5 seconds to find out.
     Hand it to `train` as `plan`, or it will find out again."""
     check_fits(space, data)
     config = make_config(data, sampler=_name(sampler), **options)
-    task = Task(Path(), space, data, config, sampler, Ranks(device=torch.device(device)))
-    return make_plan(space, data, config, task.sampler_to_plan_with(), task.ranks)
+    task = Task(Path(), space, data, config, sampler, Ranks(device=torch.device(device)), None, labels, measure)
+    return make_plan(space, data, config, task.sampler_to_plan_with(), task.ranks, labels)
+
+
+def workload(
+    space: SearchSpace,
+    data: Data,
+    *,
+    sampler: str | SamplerFactory = "complexity",
+    measure: Callable[[Genotypes], Values] | None = None,
+    **options: Any,
+) -> Work:
+    """What of `estimate` needs no device to find out: steps, MACs, disk."""
+    check_fits(space, data)
+    config = make_config(data, sampler=_name(sampler), **options)
+    task = Task(Path(), space, data, config, sampler, Ranks(), measure=measure)
+    return count_work(space, config, task.sampler_to_plan_with(), len(data.train))
 
 
 def train(
@@ -74,6 +96,7 @@ def train(
     labels: SoftLabels | None = None,
     measure: Callable[[Genotypes], Values] | None = None,
     split: bool | None = None,
+    coarse_first: float | None = None,
     device: str = "cpu",
     plan: Plan | None = None,
     announce: Callable[[Plan, int], None] = lambda plan, done: None,
@@ -88,8 +111,8 @@ def train(
     steps before the first one (see `Plan`). `warmup` is a share of the steps. `start` are weights of the largest
     architecture as a `Network`, to start from instead of random ones. `labels` take the place of the data's: a
     teacher's, asked or stored. `measure` is what the sampler takes for the cost of genotypes, in place of MACs; `split`
-    gives each subnet a part of the batch. `announce` hears the plan and the steps already done before training starts,
-    `progress` how it goes.
+    gives each subnet a part of the batch; `coarse_first` is the share of the steps that begins with few tokens.
+    `announce` hears the plan and the steps already done before training starts, `progress` how it goes.
 
     Repeating a call goes on from the last checkpoint, or returns at once where training was finished. Leaves
     `supernet.safetensors` (the moving average: what search inherits), `checkpoint.safetensors` (all that going on
@@ -105,6 +128,7 @@ def train(
         project=project, accumulate=accumulate, precision=precision, seed=seed,
         start=None if start is None else files.digest(start), labels=None if labels is None else labels.digest,
         measure=None if measure is None else measure_digest(space, measure), split=split,
+        coarse_first=coarse_first,
     )  # fmt: skip
     with joined(device) as ranks:
         ranks.check(config.batch_size, config.accumulate)
@@ -136,7 +160,7 @@ def _run(session: Session, progress: Callable[[Progress], None], checkpoint_ever
         for step in range(session.step, plan.steps):
             draw = session.sampler.step(step)
             images, targets = batches(step)
-            losses = gradients(objective, learner.net, draw.archs, images, targets, config.accumulate, config.split)
+            losses = gradients(objective, learner.net, draw, images, targets, config.accumulate, config.split)
             ranks.average_([losses, *(p.grad for p in weights if p.grad is not None)])
             if config.clip_adaptive is not None:
                 clip_adaptive_(weights, config.clip_adaptive)
@@ -148,7 +172,7 @@ def _run(session: Session, progress: Callable[[Progress], None], checkpoint_ever
             if report.check_due():
                 report.check()
             if report.log_due():
-                now = report.progress(draw.level, lr, images, targets)
+                now = report.progress(draw.level, lr, images, targets, batches.waited_s)
                 if log is not None:
                     log.write(now, session.seconds)
                 progress(now)
@@ -188,12 +212,13 @@ class _Report:
     def log_due(self) -> bool:
         return self._session.step % self._log_every == 0 or self._session.step == self._session.plan.steps
 
-    def progress(self, level: int | None, lr: float, images: Tensor, targets: Tensor) -> Progress:
-        """Of now; images and targets: the latest batch, to look at conflicts on."""
+    def progress(self, level: int | None, lr: float, images: Tensor, targets: Tensor, waited_s: float) -> Progress:
+        """Of now; images and targets: the latest batch, to look at conflicts on; waited_s: for batches, so far."""
         self.check()
         session = self._session
         session.seconds = self.seconds()
-        rate = (session.step - self._first_step) / (session.seconds - self._before_s)
+        taken_s = session.seconds - self._before_s
+        rate = (session.step - self._first_step) / taken_s
         return Progress(
             step=session.step,
             steps=session.plan.steps,
@@ -204,6 +229,7 @@ class _Report:
             steps_per_second=rate,
             images_per_second=rate * session.task.config.batch_size,
             eta_s=(session.plan.steps - session.step) / rate,
+            data_wait=waited_s / taken_s,
             conflict=self._conflict(images, targets),
         )
 

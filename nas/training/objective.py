@@ -97,7 +97,7 @@ class Lesson(NamedTuple):
 
 def lessons(teacher: Teacher, archs: Sequence[Arch], largest: Arch, *, by_cost: bool = False) -> list[Lesson]:
     """The lessons of a step, teachers before students: in the order given where nobody in the step teaches and
-    `by_cost` is not asked for, else from the most MACs to the least. `largest` is the space's.
+    `by_cost` is not asked for, else from the most MACs to the least. `largest` is the one that may teach: the space's.
 
     Raises InputError for a step that lacks a teacher."""
     _check_step(teacher, archs, largest)
@@ -132,15 +132,19 @@ class Objective:
         if self.distil.teacher == "average" and self.averaged is None:
             raise InputError(f"distillation {str(self.distil)!r} without averaged weights; hand in `averaged`")
 
-    def gradients(self, net: Supernet, archs: Sequence[Arch], images: Tensor, targets: Tensor) -> Tensor:
+    def gradients(
+        self, net: Supernet, archs: Sequence[Arch], images: Tensor, targets: Tensor, largest: Arch | None = None
+    ) -> Tensor:
         """Adds to the weights' gradients that of the loss averaged over `archs`; returns their losses (k,), detached,
         in the order given: of a subnet with a teacher the distilled one, not its cross-entropy.
 
         images (B, C, R, R) at the largest resolution, each subnet sees them at its own; targets: class indices (B,) or
-        class shares (B, K). One subnet at a time, so that memory holds the activations of one; nothing waits for an
-        accelerator. InputError for a step that lacks a teacher."""
-        plan = lessons(self.distil.teacher, archs, net.space.largest, by_cost=self.project)
-        average = self._average(net, images)
+        class shares (B, K); `largest`, which may teach, is the space's unless given. One subnet at a time, so that
+        memory holds the activations of one; nothing waits for an accelerator. InputError for a step that lacks a
+        teacher."""
+        largest = largest or net.space.largest
+        plan = lessons(self.distil.teacher, archs, largest, by_cost=self.project)
+        average = self._average(images, largest)
         projection = Projection(net.parameters()) if self.project else None
         said: dict[int, Tensor] = {}
         losses: dict[int, Tensor] = {}
@@ -163,12 +167,12 @@ class Objective:
             logits = run(seen, arch)
         return logits.float()
 
-    def _average(self, net: Supernet, images: Tensor) -> Tensor | None:
+    def _average(self, images: Tensor, largest: Arch) -> Tensor | None:
         """What the largest with averaged weights says, (B, K), where it teaches."""
         if self.distil.teacher != "average" or self.averaged is None:
             return None
         with torch.no_grad():
-            return self._run(self.averaged, images, net.space.largest)
+            return self._run(self.averaged, images, largest)
 
     def _loss(self, logits: Tensor, targets: Tensor, teacher: Tensor | None) -> Tensor:
         """Mean over the batch, (); logits of student and teacher (B, K)."""

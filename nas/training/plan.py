@@ -12,6 +12,8 @@ import torch
 from nas.arch import Arch
 from nas.cost import macs_of
 from nas.data import Data
+from nas.errors import InputError
+from nas.model import Supernet
 from nas.space import SearchSpace
 from nas.training.config import TrainConfig
 from nas.training.objective import Distil, Objective
@@ -20,7 +22,7 @@ from nas.training.ranks import Ranks
 from nas.training.samplers import Draw, Sampler
 from nas.training.step import Batches, SoftLabels
 
-_DRAWN_STEPS = 64
+DRAWN_STEPS = 64  # that stand for all
 _PROBED = 4
 _PROBE_S = 3.0
 _PROBE_MACS, _FEWEST = 4e9, 4
@@ -57,6 +59,35 @@ class Plan:
         return asdict(self)
 
 
+@dataclass(frozen=True)
+class Work:
+    """What of a plan is counted and not timed, so that any machine can say it of any other."""
+
+    steps: int
+    macs: float
+    disk_mib: float
+    epochs: float
+
+    def __str__(self) -> str:
+        return (
+            f"{self.steps} steps ({self.epochs:.1f} epochs), {self.macs / 1e12:.3g} TMACs, {self.disk_mib:.0f} MiB of "
+            "disk"
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
+
+
+def count_work(space: SearchSpace, config: TrainConfig, sampler: Sampler, images: int) -> Work:
+    """The work of `config` on a train split of `images`; `sampler` is used up as by `make_plan`. Raises `InputError`
+    for a length in minutes, which only timing makes steps of."""
+    if config.minutes is not None:
+        raise InputError("minutes become steps by timing some on the device; give steps or epochs to count without it")
+    draws, _ = _drawn(sampler)
+    return _work(space, config, draws, images, _steps(config, images))
+
+
 def make_plan(
     space: SearchSpace,
     data: Data,
@@ -65,7 +96,8 @@ def make_plan(
     ranks: Ranks,
     labels: SoftLabels | None = None,
 ) -> Plan:
-    """The plan of `config`. Trains a throw-away supernet for about 3 seconds; `sampler` is used up.
+    """The plan of `config`. Trains a throw-away supernet for about 3 seconds; `sampler`, made for a training
+    of `DRAWN_STEPS`, is used up.
 
     Time is taken at a few costs over the range that the sampler draws and interpolated onto all it draws, since steps
     differ a hundredfold. `--minutes` becomes a number of steps here, once."""
@@ -75,25 +107,37 @@ def make_plan(
         probe = _Probe(new_learner(space, config, device), batches, config, device)
         bf16 = _use_bf16(config, space, draws, probe, device)
         step_s = draw_s + probe.step_s(draws, bf16)
-        teacher_macs = 0
-        if Distil.parse(config.distil).teacher == "average":  # one more forward pass
-            teacher_macs = config.batch_size * macs_of(space.largest)
+        if _asks_average(config):
             step_s += probe.subnet_s(space.largest, bf16, _PROBE_S / 8, time.perf_counter) / _BACKWARD
     images = len(data.train)
-    steps = config.steps or round((config.epochs or 0) * images / config.batch_size)
+    steps = _steps(config, images)
     if config.minutes is not None:
-        steps = int(_MINUTES_SHARE * 60 * config.minutes / step_s)
-    steps = max(steps, 1)
-    macs_a_step = _BACKWARD * config.batch_size * float(np.mean([sum(map(macs_of, draw.archs)) for draw in draws]))
-    weights_mib = sum(p.numel() * 4 for p in probe.learner.net.parameters()) / 2**20
-    return Plan(
+        steps = max(int(_MINUTES_SHARE * 60 * config.minutes / step_s), 1)
+    work = _work(space, config, draws, images, steps)
+    return Plan(precision="bf16" if bf16 else "fp32", step_s=step_s, **work.to_dict())
+
+
+def _steps(config: TrainConfig, images: int) -> int:
+    return max(config.steps or round((config.epochs or 0) * images / config.batch_size), 1)
+
+
+def _work(space: SearchSpace, config: TrainConfig, draws: list[Draw], images: int, steps: int) -> Work:
+    subnets_macs = _BACKWARD * float(np.mean([sum(map(macs_of, draw.archs)) for draw in draws]))
+    if _asks_average(config):
+        subnets_macs += macs_of(space.largest)
+    with torch.device("meta"):
+        weights_mib = sum(p.numel() * 4 for p in Supernet(space).parameters()) / 2**20
+    return Work(
         steps=steps,
-        precision="bf16" if bf16 else "fp32",
-        step_s=step_s,
-        macs=steps * (macs_a_step + teacher_macs),
+        macs=steps * config.batch_size * subnets_macs,
         disk_mib=9 * weights_mib,  # weights, average and two moments, twice while one replaces the other; the result
         epochs=steps * config.batch_size / images,
     )
+
+
+def _asks_average(config: TrainConfig) -> bool:
+    """Whether each step has one more forward pass, of the largest with averaged weights."""
+    return Distil.parse(config.distil).teacher == "average"
 
 
 class _Probe:
@@ -164,10 +208,10 @@ def _use_bf16(config: TrainConfig, space: SearchSpace, draws: list[Draw], probe:
 
 
 def _drawn(sampler: Sampler) -> tuple[list[Draw], float]:
-    sampler.step(0)
+    draws = sampler.typical(DRAWN_STEPS)  # which fills pools
     before = time.perf_counter()
-    draws = [sampler.step(step) for step in range(1, _DRAWN_STEPS + 1)]
-    return draws, (time.perf_counter() - before) / len(draws)
+    sampler.typical(DRAWN_STEPS)
+    return draws, (time.perf_counter() - before) / DRAWN_STEPS
 
 
 def _time(seconds: float) -> str:

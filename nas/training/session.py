@@ -21,9 +21,10 @@ from nas.training import checkpoint as files
 from nas.training.config import TrainConfig, check_same
 from nas.training.evaluate import evaluate
 from nas.training.optimise import Learner, new_learner
-from nas.training.plan import Plan
+from nas.training.plan import DRAWN_STEPS, Plan
 from nas.training.ranks import Ranks
 from nas.training.samplers import (
+    CoarseFirst,
     Sampler,
     SamplerFactory,
     Setting,
@@ -31,6 +32,7 @@ from nas.training.samplers import (
     is_costed,
     is_scored,
     make_sampler,
+    token_columns,
 )
 from nas.training.step import SoftLabels
 from nas.training.stored_labels import StoredLabels
@@ -71,6 +73,8 @@ class Task:
             raise InputError(
                 f"the sampler {self.sampler!r} asks for no cost, but a measure of it is given; leave it out"
             )
+        if self.config.coarse_first:
+            token_columns(self.space)
         if not is_scored(self.sampler):
             return
         if isinstance(self.data.train, Stream):
@@ -89,7 +93,7 @@ class Task:
         config = self.config
         return self._sampler(
             Setting(
-                self.space, config.subnets_per_step, config.seed, measure=self.measure,
+                self.space, config.subnets_per_step, config.seed, DRAWN_STEPS, self.measure,
                 score=lambda archs: [0.0] * len(archs),
             )
         )  # fmt: skip
@@ -111,7 +115,9 @@ class Task:
         return self._sampler(replace(setting, score=score)), replace(data, train=seen)
 
     def _sampler(self, setting: Setting) -> Sampler:
-        return make_sampler(self.sampler, setting) if isinstance(self.sampler, str) else self.sampler(setting)
+        made = make_sampler(self.sampler, setting) if isinstance(self.sampler, str) else self.sampler(setting)
+        share = self.config.coarse_first
+        return CoarseFirst(made, setting, share) if share else made
 
     def meta(self, plan: Plan) -> dict[str, Any]:
         """What a checkpoint says of itself."""

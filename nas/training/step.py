@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +14,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from nas.arch import Arch
 from nas.data import BatchOrder, Data, Rows, Split, Stream, augmentation_for, mixup
 from nas.errors import TrainError
 from nas.model import Supernet
@@ -35,12 +35,12 @@ _MIXUP_STREAM = 0x6D6978  # apart from the keys of the samplers' pools
 class Batches:
     """The batch of a step, a pure function of (seed, step): normalised images (B, C, H, W), and class indices (B,) or,
     with mixup or soft labels, class shares (B, K); of several processes, this one's share of it. To be used in a
-    `with`, since images that do not fit in memory are read ahead by threads."""
+    `with`, since images that do not fit in memory are read ahead by threads. `waited_s`: for images, in all."""
 
     def __init__(self, data: Data, config: TrainConfig, ranks: Ranks, labels: SoftLabels | None = None) -> None:
         self._device, self._config, self._soft = ranks.device, config, labels
         self._augment, self._normalise, self._classes = augmentation_for(data), data.normalise, data.num_classes
-        self._close = contextlib.ExitStack()
+        self._close, self.waited_s = contextlib.ExitStack(), 0.0
         self._read: Callable[[int], tuple[Tensor, Tensor, Rows, Rows]]
         if isinstance(data.train, Stream):
             pin = ranks.device.type == "cuda"
@@ -58,7 +58,9 @@ class Batches:
         self._close.close()
 
     def __call__(self, step: int) -> tuple[Tensor, Tensor]:
+        before = time.perf_counter()
         images, targets, rows, epochs = self._read(step)
+        self.waited_s += time.perf_counter() - before
         images, targets = (tensor.to(self._device, non_blocking=True) for tensor in (images, targets))
         applied = self._soft.augmentation_epochs(epochs) if isinstance(self._soft, StoredLabels) else epochs
         images = self._normalise(self._augment(images, self._config.seed, applied, rows))
@@ -90,7 +92,8 @@ def check_lessons(config: TrainConfig, make: Callable[[], Sampler], space: Searc
     """Raises `InputError` where the steps of the sampler lack the teacher that is asked for."""
     teacher = Distil.parse(config.distil).teacher
     if teacher != "none":
-        lessons(teacher, make().step(0).archs, space.largest)
+        draw = make().step(0)
+        lessons(teacher, draw.archs, draw.largest or space.largest)
 
 
 def objective_of(config: TrainConfig, learner: Learner, bf16: bool) -> Objective:
@@ -105,22 +108,23 @@ def objective_of(config: TrainConfig, learner: Learner, bf16: bool) -> Objective
 def gradients(
     objective: Objective,
     net: Supernet,
-    archs: tuple[Arch, ...],
+    draw: Draw,
     images: Tensor,
     targets: Tensor,
     parts: int = 1,
     split: bool = False,
 ) -> Tensor:
-    """Adds the gradients of a step, its batch taken in `parts` equal ones, of which memory holds one; losses (k,).
+    """Adds the gradients of a step of k architectures; losses (k,). The batch is taken in `parts` equal ones, of which
+    memory holds one.
 
     split: each architecture sees a k-th of the images of its own, so that a step costs as much as one subnet's on all
     of them (multi-architectural sampling, ViT-ResNAS, arXiv:2109.00642, there with masks in one pass)."""
-    groups = [(arch,) for arch in archs] if split else [archs]
+    groups = [(arch,) for arch in draw.archs] if split else [draw.archs]
     pieces = zip(images.chunk(parts * len(groups)), targets.chunk(parts * len(groups)), strict=True)
     if parts * len(groups) == 1:
-        return objective.gradients(net, archs, images, targets)
+        return objective.gradients(net, draw.archs, images, targets, draw.largest)
     losses = torch.stack(
-        [objective.gradients(net, groups[i % len(groups)], *piece) for i, piece in enumerate(pieces)]
+        [objective.gradients(net, groups[i % len(groups)], *piece, draw.largest) for i, piece in enumerate(pieces)]
     )  # (parts * groups, archs of a group)
     torch._foreach_div_([p.grad for p in net.parameters() if p.grad is not None], parts * len(groups))
     return losses.view(parts, -1).mean(0)

@@ -11,6 +11,7 @@ import numpy as np
 
 from nas.errors import InputError
 from nas.space import Genotypes, SearchSpace
+from nas.training.samplers.coarse import CoarseFirst, token_columns
 from nas.training.samplers.complexity import Complexity
 from nas.training.samplers.levels import Level, cost_levels
 from nas.training.samplers.plain import Nested, Sandwich, Uniform
@@ -20,6 +21,7 @@ from nas.training.samplers.scored import Attentive, Performance
 __all__ = [
     "SAMPLERS",
     "Attentive",
+    "CoarseFirst",
     "Complexity",
     "Draw",
     "Level",
@@ -38,6 +40,7 @@ __all__ = [
     "make_sampler",
     "measure_digest",
     "sampler_options",
+    "token_columns",
 ]
 
 _DIGESTED = 256

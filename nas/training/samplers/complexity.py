@@ -69,6 +69,17 @@ class Complexity(Sampler):
 
     def step(self, step: int) -> Draw:
         self._at = [self._moved(at) for at in self._at] if self._at else [self._anew() for _ in range(self._walkers)]
+        return self._drawn()
+
+    def typical(self, count: int) -> list[Draw]:
+        """Level after level, since a walk of some dozen steps sees few of them, whose costs differ a hundredfold."""
+        draws = []
+        for i in range(count):
+            self._at = [i % len(self.levels)] * self._walkers
+            draws.append(self._drawn())
+        return draws
+
+    def _drawn(self) -> Draw:
         if self._walkers == 1 and self._free:
             (level,) = self._at
             mins = (self._mins[level * len(self._mins) // len(self.levels)],) if self._mins else ()

@@ -25,10 +25,12 @@ POOL = 256
 
 @dataclass(frozen=True)
 class Draw:
-    """The architectures of one step, and the cost level they share where the sampler has one for all."""
+    """The architectures of one step, the cost level they share where the sampler has one for all, and the largest that
+    this step could have had, where that is not the space's."""
 
     archs: tuple[Arch, ...]
     level: int | None = None
+    largest: Arch | None = None
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,10 @@ class Sampler:
     def step(self, step: int) -> Draw:
         """The architectures of that step."""
         raise NotImplementedError
+
+    def typical(self, count: int) -> list[Draw]:
+        """Draws that stand for those of a whole training, to price it by; the sampler is used up."""
+        return [self.step(step) for step in range(count)]
 
     def hear(self, draw: Draw, losses: Sequence[float]) -> None:
         """The losses that the architectures of a draw had on their batch, one each."""
