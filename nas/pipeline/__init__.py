@@ -6,7 +6,7 @@ from nas.pipeline.listener import Listener, Silent
 from nas.pipeline.measuring import Measured, measure
 from nas.pipeline.running import Run, load_run
 from nas.pipeline.searching import search
-from nas.pipeline.training import train
+from nas.pipeline.training import plan_training, train
 from nas.pipeline.verifying import Verified, verify
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "fit_latency_table",
     "load_run",
     "measure",
+    "plan_training",
     "search",
     "train",
     "verify",

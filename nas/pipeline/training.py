@@ -11,7 +11,7 @@ from nas.errors import InputError
 from nas.pipeline.listener import SILENT, Listener
 from nas.predict import LatencyPredictor
 from nas.space import SearchSpace, load_space
-from nas.training import Plan, Progress, Trained, sampler_options, torch_threads
+from nas.training import Plan, Progress, Trained, Work, estimate, sampler_options, torch_threads, workload
 from nas.training import train as train_supernet
 from nas.training.label_writer import LabelProgress, write_labels
 from nas.training.ranks import speaks
@@ -66,6 +66,33 @@ def train(
         return train_supernet(
             space, loaded, out, announce=announce, progress=_teller(listener), labels=soft, measure=measure, **options
         )
+
+
+def plan_training(
+    space: SearchSpace | str | Path,
+    data: str | Data,
+    *,
+    threads: int | None = None,
+    teacher: str | Path | None = None,
+    labels: str | Path | None = None,
+    predictor: str | Path | None = None,
+    device: str = "cpu",
+    listener: Listener = SILENT,
+    **options: Any,
+) -> Plan | Work:
+    """What `train` with these arguments would do and cost as one process, found out by timing a few steps; on a machine
+    without the device only what can be counted. A teacher's MACs are not counted, its time is. Writes nothing."""
+    space = space if isinstance(space, SearchSpace) else load_space(space)
+    loaded = data if isinstance(data, Data) else load_for(space, data, listener)
+    measure = None if predictor is None else LatencyPredictor.load(predictor, space).mean
+    try:
+        check_device(device)
+    except InputError as error:
+        listener.say(f"not timed: {error}")
+        return workload(space, loaded, measure=measure, **options)
+    soft = _soft_labels(loaded, teacher, labels, options.get("seed", 0), device)
+    with torch_threads(threads):
+        return estimate(space, loaded, labels=soft, measure=measure, device=device, **options)
 
 
 def _on_ray(
