@@ -10,21 +10,18 @@ hours of one core. Phases: sweep, seeds, parts (one seed of what has an ingredie
 from __future__ import annotations
 
 import argparse
-import json
-import os
 import statistics
 import time
 from collections.abc import Iterable
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import torch
+from campaign import Row, campaign, loaded, rows_of
 
 import nas
-from nas.data import Data, Split, load_data
+from nas.data import Data, Split
 from nas.training import Setting, evaluate, load_supernet, make_sampler, train
 from nas.training.samplers.levels import cost_levels
 
@@ -79,34 +76,16 @@ def main() -> None:
     options.add_argument("--report", action="store_true", help="only the table and the picture")
     asked = options.parse_args()
     asked.out.mkdir(parents=True, exist_ok=True)
+    path = asked.out / "runs.jsonl"
     if not asked.report:
-        run_all(asked)
-    report(rows_of(asked.out), asked.out)
+        campaign(
+            partial(tasks, asked.phases.split(",")), partial(run, asked.data, asked.work), path, asked.processes,
+            asked.minutes,
+        )  # fmt: skip
+    report(rows_of(path), asked.out)
 
 
-def run_all(asked: argparse.Namespace) -> None:
-    """Runs what is not in the file yet; what depends on the sweep once that is done."""
-    ends = time.monotonic() + 60 * asked.minutes
-    with ProcessPoolExecutor(asked.processes, initializer=begin, initargs=(asked.data,)) as pool:
-        running: dict[Future[dict[str, Any]], Task] = {}
-        while True:
-            done = {row["key"] for row in rows_of(asked.out)}
-            busy = {task.key for task in running.values()}
-            waiting = [t for t in tasks(asked.phases.split(","), rows_of(asked.out)) if t.key not in done | busy]
-            while waiting and len(running) < asked.processes and time.monotonic() < ends:
-                task = waiting.pop(0)
-                running[pool.submit(run, task, asked.work)] = task
-                print(f"{time.strftime('%H:%M')} begun: {task.key}; {len(waiting)} wait", flush=True)
-            if not running:
-                return
-            finished, _ = wait(running, return_when=FIRST_COMPLETED)
-            for future in finished:
-                row, task = future.result(), running.pop(future)
-                append(asked.out / "runs.jsonl", row)
-                print(f"{time.strftime('%H:%M')} {task.key}: mean {100 * row['mean']:.2f}", flush=True)
-
-
-def tasks(phases: list[str], rows: list[dict[str, Any]]) -> list[Task]:
+def tasks(phases: list[str], rows: list[Row]) -> list[Task]:
     """All that can be begun, in order."""
     found = []
     if "sweep" in phases:
@@ -119,26 +98,15 @@ def tasks(phases: list[str], rows: list[dict[str, Any]]) -> list[Task]:
     return found
 
 
-def best_rate(arm: Arm, rows: list[dict[str, Any]]) -> float | None:
+def best_rate(arm: Arm, rows: list[Row]) -> float | None:
     """Of the sweep, once it is complete."""
     means = {row["lr"]: row["mean"] for row in rows if row["arm"] == arm.name and row["seed"] == SWEEP_SEED}
     return max(means, key=means.__getitem__) if set(means) == set(RATES) else None
 
 
-_loaded: dict[str, Any] = {}
-
-
-def begin(spec: str) -> None:
-    """In each process: what all its trainings share."""
-    torch.set_num_threads(1)
-    os.nice(5)
-    _loaded["space"] = nas.load_space(SPACE)
-    _loaded["data"] = load_data(spec, resolution=32, in_channels=3)
-
-
-def run(task: Task, work: Path) -> dict[str, Any]:
+def run(spec: str, work: Path, task: Task) -> Row:
     """Trains and judges one arm."""
-    space, data = _loaded["space"], _loaded["data"]
+    space, data = nas.load_space(SPACE), loaded(spec)
     started = time.process_time()
     trained = train(
         space, data, work / task.key.replace(" ", "_"), sampler=task.arm.sampler, distil=task.arm.distil, lr=task.lr,
@@ -150,11 +118,12 @@ def run(task: Task, work: Path) -> dict[str, Any]:
     return {
         "key": task.key, "arm": task.arm.name, "sampler": task.arm.sampler, "distil": task.arm.distil, "lr": task.lr,
         "seed": task.seed, "steps": STEPS, "subnet_images": STEPS * SUBNETS * BATCH, "cpu_s": round(seconds, 1),
-        "train_macs": training_macs(space, task), "digest": trained.digest, "date": time.strftime("%Y-%m-%d"), **found,
+        "train_macs": training_macs(space, task), "digest": trained.digest, "date": time.strftime("%Y-%m-%d"),
+        "shown": f"mean {100 * found['mean']:.2f} %", **found,
     }  # fmt: skip
 
 
-def judge(folder: Path, data: Data, images: int) -> dict[str, Any]:
+def judge(folder: Path, data: Data, images: int) -> Row:
     """Accuracies on the first images of the search split: of each level, in all, and of both ends."""
     space, net, info = load_supernet(folder)
     split = Split(data.search.images[:images], data.search.labels[:images])
@@ -186,19 +155,7 @@ def training_macs(space: nas.SearchSpace, task: Task) -> float:
     return total
 
 
-def rows_of(out: Path) -> list[dict[str, Any]]:
-    path = out / "runs.jsonl"
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-
-
-def append(path: Path, row: dict[str, Any]) -> None:
-    with path.open("a") as file:
-        file.write(json.dumps(row) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def report(rows: list[dict[str, Any]], out: Path) -> None:
+def report(rows: list[Row], out: Path) -> None:
     """The table, on the screen and in a file, and the picture."""
     space = nas.load_space(SPACE)
     costs = [np.exp(np.mean(np.log([nas.cost(arch).macs for arch in level]))) / 1e6 for level in judged(space)]
@@ -218,20 +175,20 @@ def report(rows: list[dict[str, Any]], out: Path) -> None:
         picture(rows, costs, out / "samplers.png")
 
 
-def groups(rows: list[dict[str, Any]]) -> Iterable[tuple[str, list[dict[str, Any]]]]:
+def groups(rows: list[Row]) -> Iterable[tuple[str, list[Row]]]:
     """Rows that differ by seed alone: fresh seeds first where there are any, then the sweep."""
-    found: dict[tuple[str, float, bool], list[dict[str, Any]]] = {}
+    found: dict[tuple[str, float, bool], list[Row]] = {}
     for row in rows:
         found.setdefault((row["arm"], row["lr"], row["seed"] == SWEEP_SEED), []).append(row)
     for (arm, _, swept), group in sorted(found.items(), key=lambda item: (item[0][2], -mean_of(item[1]))):
         yield f"{arm} (sweep)" if swept else arm, group
 
 
-def mean_of(group: list[dict[str, Any]]) -> float:
+def mean_of(group: list[Row]) -> float:
     return statistics.mean(row["mean"] for row in group)
 
 
-def line(arm: str, group: list[dict[str, Any]]) -> str:
+def line(arm: str, group: list[Row]) -> str:
     columns = [[row["levels"][i] for row in group] for i in range(LEVELS)]
     columns += [[row[name] for row in group] for name in ("smallest", "largest", "mean")]
     cells = [
@@ -243,7 +200,7 @@ def line(arm: str, group: list[dict[str, Any]]) -> str:
     return f"| {arm} | {group[0]['lr']:g} | {seeds} | " + " | ".join(cells) + f" | {macs / 1e12:.1f} | {cpu:.0f} |"
 
 
-def picture(rows: list[dict[str, Any]], costs: list[float], path: Path) -> None:
+def picture(rows: list[Row], costs: list[float], path: Path) -> None:
     """Accuracy over cost, a line an arm, of fresh seeds where there are any."""
     import altair as alt
     import pandas as pd
