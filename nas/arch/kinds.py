@@ -6,7 +6,7 @@ A part (stem, block or head) is described by sizes alone. What it does to what f
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from dataclasses import Field, dataclass, field, fields
 from functools import cache
 from importlib import metadata
 from typing import Any, ClassVar, Protocol, TypeVar
@@ -63,12 +63,23 @@ def later(default: Any) -> Any:
     return field(default=default, metadata={"omit": True})
 
 
+def _fields(value: Any) -> tuple[Field[Any], ...]:
+    """`dataclasses.fields` of a part, which takes long to find them."""
+    kind = type(value)
+    if kind not in _FIELDS:
+        _FIELDS[kind] = fields(value)
+    return _FIELDS[kind]
+
+
+_FIELDS: dict[type, tuple[Field[Any], ...]] = {}
+
+
 def to_data(value: Any) -> Any:
     """Parts as what JSON holds."""
     if isinstance(value, tuple):
         return [to_data(item) for item in value]
     if hasattr(value, "kind"):
-        kept = [f for f in fields(value) if not (f.metadata.get("omit") and getattr(value, f.name) == f.default)]
+        kept = [f for f in _fields(value) if not (f.metadata.get("omit") and getattr(value, f.name) == f.default)]
         return {"kind": value.kind} | {f.name: to_data(getattr(value, f.name)) for f in kept}
     return value
 
@@ -101,7 +112,7 @@ def check_sizes(value: Any, where: str) -> None:
         for i, item in enumerate(value):
             check_sizes(item, f"{where}[{i}]")
     elif hasattr(value, "kind"):
-        for f in fields(value):
+        for f in _fields(value):
             found = getattr(value, f.name)
             if f.name != "sources" and found is not f.default:
                 _check_field(getattr(f.type, "__name__", f.type), found, f"{where}.{f.name}")

@@ -7,7 +7,8 @@ equal rows. A list of one choice is no gene.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -66,11 +67,19 @@ class Member:
     numbers: Mapping[str, Number]
     block: int = 0
     gate: Gate | None = None
+    _made: dict[Any, Any] = field(default_factory=dict, repr=False)
 
     def make(self, row: Row, flow: Flow, width: int) -> Any:
         """Its sizes, where `flow` enters and `width` channels leave."""
-        values = {name: number.of(row) for name, number in self.numbers.items()}
-        return self.genes.make(values, Here(flow, width, self.block))
+        key = (*(row[column] for column in self._columns), flow, width)
+        if key not in self._made:
+            values = {name: number.of(row) for name, number in self.numbers.items()}
+            self._made[key] = self.genes.make(values, Here(flow, width, self.block))
+        return self._made[key]
+
+    @cached_property
+    def _columns(self) -> tuple[int, ...]:
+        return self.columns(tuple(self.numbers))
 
     def read(self, spec: Any, flow: Flow, width: int) -> Mapping[str, float]:
         """The values that made a part's sizes."""
