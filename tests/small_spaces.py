@@ -25,6 +25,10 @@ mlp_ratio = [1, 2]
 kind = "pool"
 pool = "mean"
 """
+# The same for colour images, such as those of `pictures`.
+TINY_COLOUR = (
+    TINY.replace("resolution = [8]", "resolution = [16]").replace("in_channels = 1", "in_channels = 3")
+).replace("num_classes = 10", "num_classes = 3")
 MIXED = """
 name = "mixed"
 [input]

@@ -1,4 +1,4 @@
-"""Training by workers on a real Ray, one of which is killed."""
+"""Training by workers on a real Ray: one is killed, and they hear a teacher."""
 
 import contextlib
 import json
@@ -12,12 +12,17 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_spaces import TINY
+from pictures import broken, textured, write
+from small_spaces import TINY, TINY_COLOUR
 
 from nas.data import load_data
 from nas.errors import InputError
+from nas.export import export_onnx
+from nas.model import Network
 from nas.space import space_from_toml
 from nas.training import load_supernet, train
+from nas.training.label_writer import write_labels
+from nas.training.soft_labels import load_soft_labels
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("ray")]
 OPTIONS = {"sampler": "complexity", "steps": 400, "batch_size": 32, "subnets_per_step": 2, "precision": "fp32"}
@@ -98,3 +103,44 @@ def test_where_no_cluster_answers_one_line_says_so(tmp_path, address):
     assert "\n" not in str(caught.value)
     assert time.monotonic() - begun < 60
     assert not (tmp_path / "net").exists()
+
+
+@pytest.fixture
+def cluster():
+    import ray
+
+    ray.init(address="local", num_cpus=3, include_dashboard=False, log_to_driver=False, configure_logging=False)
+    yield
+    ray.shutdown()
+
+
+def losses(folder):
+    return [json.loads(line)["loss"] for line in (folder / "train.jsonl").read_text().splitlines()]
+
+
+def test_workers_hear_a_teacher_and_read_what_it_said(cluster, tmp_path, monkeypatch):
+    """From paths that mean nothing where they run, of a stream for longer than labels are stored; losses are those of
+    one process. What they could not use is refused before they start."""
+    from nas.distributed import train_on_ray
+
+    monkeypatch.chdir(tmp_path)
+    space, spec = space_from_toml(TINY_COLOUR), write("tar", Path("set"), encode=broken(5, 40, encode=textured))
+    data = load_data(spec, resolution=16, in_channels=3, num_classes=3)
+    torch.manual_seed(0)
+    torch.set_num_threads(1)
+    network = Network(space.largest)
+    torch.nn.init.normal_(network.head.fc.weight)  # so that it is sure of something
+    export_onnx(network.eval(), space.largest, Path("teacher.onnx"))
+    write_labels(load_soft_labels(data, teacher="teacher.onnx"), data, "labels", epochs=2, top=3)
+    options = OPTIONS | {"steps": 12, "batch_size": 30}
+    for given in ({"teacher": "teacher.onnx"}, {"labels": "labels"}):
+        (name,) = given
+        train_on_ray(space, spec, f"ray {name}", address="local", workers=2, **given, **options)
+        train(space, data, f"alone {name}", labels=load_soft_labels(data, **given), **options)
+        assert losses(Path(f"ray {name}")) == pytest.approx(losses(Path(f"alone {name}")), abs=1e-4)
+    asked, read = losses(Path("ray teacher")), losses(Path("ray labels"))
+    assert asked[:4] == pytest.approx(read[:4], abs=1e-3)  # within what is stored they are the same
+    assert asked != pytest.approx(read, abs=1e-3)
+    with pytest.raises(InputError, match="augmented with seed 0, not 1"):
+        train_on_ray(space, spec, "no", address="local", workers=2, labels="labels", seed=1, **options)
+    assert not Path("no").exists()

@@ -389,6 +389,28 @@ def test_estimate_counts_and_times(tiny, data):
     assert estimate(tiny, data, epochs=2.0, batch_size=16).steps == round(2 * len(data.train) / 16)
 
 
+def test_an_estimate_is_the_plan_of_the_training(tiny, data, tmp_path):
+    """But for times, which are taken anew: also with a teacher, and with levels of another figure than MACs."""
+
+    class Unsure:
+        classes, digest = 10, "0" * 32
+
+        def __call__(self, images):
+            return torch.full((len(images), 10), 0.1)
+
+    def depth(rows):
+        return np.array([sum(len(stage.blocks) for stage in arch.stages) for arch in tiny.decode(rows)], dtype=float)
+
+    options = {"epochs": 0.1, "batch_size": 16, "precision": "fp32", "sampler": "complexity:shared=no,adjacent=no"}
+    more = options | {"labels": Unsure(), "measure": depth}
+    for name, given in (("plain", options), ("more", more)):
+        heard = []
+        made = estimate(tiny, data, **given)
+        train(tiny, data, tmp_path / name, **given, announce=lambda plan, done, heard=heard: heard.append(plan))
+        assert replace(made, step_s=0.0) == replace(heard[0], step_s=0.0)
+    assert made.macs != pytest.approx(estimate(tiny, data, **options).macs, rel=0.01)
+
+
 def test_minutes_are_turned_into_steps_once(tiny, data, tmp_path):
     seen = []
     options = {"sampler": "uniform", "minutes": 0.005, "batch_size": 16}

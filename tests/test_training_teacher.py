@@ -17,6 +17,8 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from pictures import broken, textured
+from pictures import write as write_pictures
 from PIL import Image
 from safetensors.torch import save_file
 from small_spaces import TINY
@@ -31,11 +33,14 @@ from nas.export.onnx_file import lower
 from nas.model import Network
 from nas.space import space_from_toml
 from nas.training import Plan, load_supernet, train
+from nas.training.config import make_config
 from nas.training.divergences import sparse_targets
 from nas.training.label_writer import LabelPlan, write_labels
+from nas.training.ranks import Ranks
 from nas.training.seen import Seen
+from nas.training.step import Batches
 from nas.training.stored_labels import HEADER, StoredLabels, pack, unpack
-from nas.training.teacher import load_teacher
+from nas.training.teacher import load_teacher, onnx_providers
 
 CPU = torch.device("cpu")
 SEED, TOP, BATCH = 5, 3, 8  # three blocks of 64 batches an epoch, the last of them a short one
@@ -219,6 +224,28 @@ def test_bfloat16_is_close_and_says_so(folder, teacher, data):
     assert narrow.digest != teacher.digest
 
 
+@pytest.mark.parametrize(
+    ("device", "offered", "names", "options"),
+    [
+        ("cpu", ["CUDAExecutionProvider", "CPUExecutionProvider"], ["CPU"], {}),
+        ("cuda", ["CPUExecutionProvider"], ["CPU"], {}),
+        ("cuda", ["AzureExecutionProvider", "CPUExecutionProvider"], ["CPU"], {}),
+        ("cuda", ["TensorrtExecutionProvider", "CUDAExecutionProvider"], ["CUDA", "CPU"], {"device_id": "0"}),
+        ("cuda:3", ["CUDAExecutionProvider", "CPUExecutionProvider"], ["CUDA", "CPU"], {"device_id": "3"}),
+        ("mps", ["CUDAExecutionProvider", "CPUExecutionProvider"], ["CPU"], {}),
+    ],
+)
+def test_an_onnx_file_is_run_where_it_can_be(device, offered, names, options):
+    chosen = onnx_providers(torch.device(device), offered)
+    assert [name for name, _ in chosen] == [f"{name}ExecutionProvider" for name in names]
+    assert chosen[0][1].items() >= options.items()
+
+
+def test_a_teacher_says_where_it_runs(folder, exported, data):
+    assert "by torch on cpu" in str(load_teacher(folder, data))
+    assert "by ONNX Runtime on the CPU" in str(load_teacher(exported, data))
+
+
 def test_what_changes_what_a_teacher_says_changes_its_digest(folder, teacher, data):
     assert load_teacher(folder, data).digest == teacher.digest
     others = [
@@ -244,7 +271,7 @@ def test_teachers_that_do_not_fit_are_refused(folder, exported, network, arch, d
     refused(RunError, of(tmp_path / "none.onnx"), "none.onnx", "cannot be read")
     (tmp_path / "text.onnx").write_text("not a network")
     refused(RunError, of(tmp_path / "text.onnx"), "cannot be read as ONNX")
-    refused(InputError, of(exported, bf16=True), "fp32 on the CPU")
+    refused(InputError, of(exported, bf16=True), "runs in fp32")
     refused(InputError, of(folder, normalise=Normalise((1.0, 2.0), (1.0, 1.0))), "1 channels")
     refused(InputError, of(folder, normalise=Normalise((0.3,), (0.2,))), "multiply both by 255")
 
@@ -588,6 +615,30 @@ def test_labels_of_a_stream_are_found_by_its_samples(tmp_path):
             assert torch.allclose(labels.shares(samples, epochs), said, atol=3e-5)
     other = streamed(tmp_path, scale=(0.3, 1.0))
     refused(RunError, lambda: StoredLabels.open(tmp_path / "labels", other, seed=SEED), "augmented in another way")
+
+
+@pytest.mark.parametrize("kind", ["parquet", "tar", "folder"])
+def test_of_a_stream_stored_epochs_are_shown_over_and_over_as_the_teacher_saw_them(tmp_path, kind):
+    """Crops and all, bit for bit, over two cycles and a half, while images come in the order of each epoch of training;
+    also where one stands in for another."""
+    spec = write_pictures(kind, tmp_path / "set", encode=broken(5, 40, encode=textured))
+    data = load_data(spec, resolution=16, in_channels=3, stream=StreamOptions(window=20, groups=2, workers=2))
+    recording = Recording(lambda images: (4 * images[:, :, :8].mean((2, 3))).softmax(1), classes=3)
+    stored = write(recording, data, tmp_path / "labels")
+    n, seen = len(data.train), torch.cat(recording.seen)
+    assert len(seen) == 2 * n
+    config = make_config(data, steps=1, batch_size=10, seed=SEED)
+    orders = [[] for _ in range(5)]
+    with Batches(data, config, Ranks(), stored) as batches, data.train.reader(10, SEED) as plain:
+        for step in range(5 * n // 10):
+            images, targets = batches(step)
+            _, _, samples, epochs = plain.batch(step)
+            assert torch.equal(images, seen[torch.from_numpy((epochs % 2) * n + samples)])
+            assert torch.allclose(targets, recording.teacher(images), atol=3e-5)
+            for epoch, sample in zip(epochs.tolist(), samples.tolist(), strict=True):
+                orders[epoch].append(sample)
+    assert len({tuple(order) for order in orders}) == 5
+    assert (seen[:n] != seen[n:]).flatten(1).any(1).float().mean() > 0.9  # the two epochs are cropped differently
 
 
 def test_training_with_a_teacher_and_with_what_it_said_is_the_same(teacher, data, tmp_path):

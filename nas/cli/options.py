@@ -13,7 +13,7 @@ Seed = Annotated[int, typer.Option("--seed", min=0, max=2**31 - 1, help="Decides
 SpaceName = Annotated[str, typer.Argument(metavar="SPACE", help="A shipped space or the path of a TOML file.")]
 RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run.")]
 Classes = Annotated[int | None, typer.Option("--num-classes", min=2, help="Classes, where not the space file's.")]
-DataSpec = Annotated[str, typer.Option("--data", help="digits, parquet:PATH or folder:DIR.")]
+DataSpec = Annotated[str, typer.Option("--data", help="digits, parquet:PATH, folder:DIR or stream:PATH.")]
 Steps = Annotated[int | None, typer.Option("--steps", help="How long: steps,")]
 Epochs = Annotated[float | None, typer.Option("--epochs", help="or epochs,")]
 Minutes = Annotated[float | None, typer.Option("--minutes", help="or minutes, turned into steps at once.")]
@@ -25,6 +25,9 @@ LearningRate = Annotated[float | None, typer.Option("--lr", help="Peak learning 
 Budgets = Annotated[list[str] | None, typer.Option("--budget", help="METRIC<=LIMIT[@TARGET]; repeatable.")]
 Evaluations = Annotated[int, typer.Option("--evaluations", min=8, help="Subnets evaluated with the supernet.")]
 Device = Annotated[str, typer.Option("--device", help="cpu, cuda, ...")]
+MaxBad = Annotated[
+    float | None, typer.Option("--max-bad", min=0, help="Of stream:PATH, images that may be bad: a number or a share.")
+]
 Threads = Annotated[int | None, typer.Option("--threads", min=1, help="Of torch; its own choice without.")]
 
 

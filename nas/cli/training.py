@@ -16,6 +16,7 @@ from nas.cli.options import (
     Epochs,
     Json,
     LearningRate,
+    MaxBad,
     Minutes,
     Out,
     SamplerText,
@@ -92,6 +93,7 @@ def train(
     ] = None,
     ray: Annotated[str | None, typer.Option("--ray", help="Train on a cluster: local, auto or HOST:PORT.")] = None,
     workers: Annotated[int, typer.Option("--workers", min=1, help="With --ray: processes, a GPU each on cuda.")] = 1,
+    max_bad: MaxBad = None,
     num_classes: Classes = None,
     seed: Seed = 0,
     as_json: Json = False,
@@ -113,7 +115,7 @@ def train(
         "label_smoothing": label_smoothing, "ema": ema, "distil": distil, "project": project, "clip_norm": clip_norm,
         "clip_adaptive": clip_adaptive, "predictor": predictor, "split": split, "coarse_first": coarse_first,
         "accumulate": accumulate, "mixup": mixup, "precision": precision, "device": device, "threads": threads,
-        "teacher": teacher, "labels": labels, "seed": seed,
+        "teacher": teacher, "labels": labels, "max_bad": max_bad, "seed": seed,
     }  # fmt: skip
     with Console() as console:
         wanted = load_space(space, num_classes)
@@ -151,6 +153,7 @@ def label(
     temperature: Annotated[float, typer.Option("--temperature", help="Above 1 the teacher is less sure.")] = 1.0,
     device: Device = "cpu",
     threads: Threads = None,
+    max_bad: MaxBad = None,
     num_classes: Classes = None,
     seed: Seed = 0,
     as_json: Json = False,
@@ -162,7 +165,7 @@ def label(
     with Console() as console:
         stored = store_labels(
             load_space(space, num_classes), data, teacher, out, epochs=epochs, top=top, temperature=temperature,
-            seed=seed, device=device, threads=threads, listener=console,
+            seed=seed, device=device, threads=threads, max_bad=max_bad, listener=console,
         )  # fmt: skip
     result = {"labels": str(stored.folder), "epochs": stored.epochs, "digest": stored.digest}
     emit(

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -26,7 +27,8 @@ _TRIES = 16
 
 class StreamBatch(NamedTuple):
     """Images (B, C, H, W) uint8, class indices (B,) int64, and per image its number in the stream and its epoch, (B,)
-    each. An image that stands in for one that cannot be decoded comes with its own label and number."""
+    each. An image that stands in for one that cannot be decoded comes with its own label and number. Epochs are those
+    of the order, whatever crops are repeated."""
 
     images: Tensor
     labels: Tensor
@@ -36,10 +38,17 @@ class StreamBatch(NamedTuple):
 
 class Reader:
     """The batch of any step, a pure function of (seed, step): asking for them in turn is only faster. Close it, or use
-    it in a `with` block, to stop its threads."""
+    it in a `with` block, to stop its threads. The options are those of `Stream.reader`."""
 
     def __init__(
-        self, stream: Stream, batch_size: int, seed: int, *, share: tuple[int, int] = (0, 1), pin: bool = False
+        self,
+        stream: Stream,
+        batch_size: int,
+        seed: int,
+        *,
+        share: tuple[int, int] = (0, 1),
+        pin: bool = False,
+        crop_epochs: Callable[[Ints], Ints] | None = None,
     ) -> None:
         rank, ranks = share
         if batch_size < 1 or not 0 <= rank < ranks:
@@ -49,7 +58,7 @@ class Reader:
         options = stream.options
         self._stream, self._seed, self._share, self._ahead = stream, seed, share, options.ahead
         self._pin = pin and torch.cuda.is_available()
-        self._crop = stream.crop
+        self._crop, self._crop_epochs = stream.crop, crop_epochs or (lambda epochs: epochs)
         self._order = WindowOrder(stream.sizes, batch_size, seed, options.window, options.groups)
         self._groups = _Groups(stream.source)
         self._pool = ThreadPoolExecutor(options.threads, thread_name_prefix="stream")
@@ -94,7 +103,7 @@ class Reader:
             dtype=torch.uint8,
             pin_memory=self._pin,
         )
-        draws = self._crop.draws(self._seed, epochs, samples)
+        draws = self._draws(epochs, samples)
         rows = zip(images.numpy(), samples.tolist(), epochs.tolist(), draws.tolist(), strict=True)
         taken = [self._pool.submit(self._fill, *row) for row in rows]
         return _Pending(images, epochs, taken, self._order.groups_near(step)[0] if self._groups.used else None)
@@ -114,7 +123,7 @@ class Reader:
         """Decode a sample, or the first of those drawn to stand in for it; which one it was."""
         for tried in self._stand_ins(sample, epoch):
             if tried != sample:
-                draws = self._crop.draws(self._seed, np.array([epoch]), np.array([tried]))[0].tolist()
+                draws = self._draws(np.array([epoch]), np.array([tried]))[0].tolist()
             row = int(self._stream.rows[tried])
             try:
                 out[:] = self._crop(self._groups.read(row), draws)
@@ -122,6 +131,10 @@ class Reader:
             except BadImageError as error:
                 self._stream.report(tried, f"{self._stream.source.where(row)}: {error}")
         raise DataError(f"{self._stream.source.where(int(self._stream.rows[sample]))}: bad, as are {_TRIES} stand-ins")
+
+    def _draws(self, epochs: Ints, samples: Ints) -> npt.NDArray[np.float64]:
+        """What the crops of samples in epochs of the order are made of."""
+        return self._crop.draws(self._seed, self._crop_epochs(epochs), samples)
 
     def _stand_ins(self, sample: int, epoch: int) -> Iterator[int]:
         yield sample

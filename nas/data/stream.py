@@ -10,6 +10,7 @@ import hashlib
 import math
 import os
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -143,12 +144,21 @@ class Stream:
         use = there[np.minimum(np.searchsorted(there, np.arange(len(samples))), len(there) - 1)]
         return Split(torch.from_numpy(images[use]), self.labels[torch.from_numpy(samples[use])])
 
-    def reader(self, batch_size: int, seed: int, *, share: tuple[int, int] = (0, 1), pin: bool = False) -> Reader:
+    def reader(
+        self,
+        batch_size: int,
+        seed: int,
+        *,
+        share: tuple[int, int] = (0, 1),
+        pin: bool = False,
+        crop_epochs: Callable[[Ints], Ints] | None = None,
+    ) -> Reader:
         """Batches of `batch_size` samples; `share=(r, n)` gives rank r of n every n-th row of each. `pin`: in pinned
-        memory, where CUDA is available. To be closed."""
+        memory, where CUDA is available. `crop_epochs`: epochs (B,) of the order -> those whose crops are taken, in
+        place of their own (None), for labels that were stored of a few epochs. To be closed."""
         from nas.data.reader import Reader
 
-        return Reader(self, batch_size, seed, share=share, pin=pin)
+        return Reader(self, batch_size, seed, share=share, pin=pin, crop_epochs=crop_epochs)
 
     @property
     def crop(self) -> Crop:
@@ -163,7 +173,8 @@ class Stream:
             most = most_bad(self.options.max_bad, len(self))
             if len(self.bad) > most:
                 raise DataError(
-                    f"{self.bad[sample]} ({len(self.bad)} bad images of {len(self)}, at most {most} allowed)"
+                    f"{self.bad[sample]} ({len(self.bad)} bad images of {len(self)}, at most {most} allowed; mend "
+                    "them, or allow more with --max-bad)"
                 )
 
 

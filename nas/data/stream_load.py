@@ -157,7 +157,9 @@ def _held(source: Source, rows: Ints, decoder: Decoder, options: StreamOptions, 
     def bad(place: int, line: str) -> None:
         lines[place] = line
         if len(lines) > most or len(lines) == len(rows):
-            raise DataError(f"{line} ({len(lines)} bad images of {len(rows)}, at most {most} allowed)")
+            raise DataError(
+                f"{line} ({len(lines)} bad images of {len(rows)}, at most {most} allowed; allow more with --max-bad)"
+            )
 
     images = torch.from_numpy(decode_rows(source, rows, decoder, options.threads, bad, say))
     split = Split(images, torch.from_numpy(source.index.labels[rows]))

@@ -10,15 +10,20 @@ import os
 import socket
 import threading
 from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from nas.data import load_data
+from nas.data import Data, StreamOptions, load_data
 from nas.errors import InputError, TrainError
-from nas.space import SearchSpace, space_from_toml
+from nas.predict import LatencyPredictor
+from nas.space import Genotypes, SearchSpace, space_from_toml
 from nas.training import Progress, Trained, train
 from nas.training import checkpoint as files
 from nas.training.log import last_progress
+from nas.training.samplers import Values
+from nas.training.soft_labels import load_soft_labels
+from nas.training.step import SoftLabels
 
 _LOOK_S, _ANSWER_S = 2.0, 5.0
 
@@ -32,36 +37,102 @@ def train_on_ray(
     workers: int,
     gpus: bool = False,
     failures: int = 3,
+    teacher: str | Path | None = None,
+    labels: str | Path | None = None,
+    predictor: str | Path | None = None,
+    max_bad: float | None = None,
     progress: Callable[[Progress], None] = lambda now: None,
     **options: Any,
 ) -> Trained:
     """`nas.training.train` by `workers` processes on the cluster at `address` (`local`: one that is started here and
     ends with the training; `auto`: the one that runs on this machine).
 
-    data: a spec, which every worker reads for itself; `out` and the data must be where all nodes see them. gpus: a GPU
-    for each worker. failures: how many times all workers are started again after one was lost. options: those of
-    `train`, values only. Raises InputError for an address where no cluster answers, TrainError where training fails."""
+    data: a spec, which every worker reads for itself, as it does the teacher's file, stored labels and a predictor of
+    latency; these and `out` must be where all nodes see them. gpus: a GPU for each worker. failures: how many times all
+    workers are started again after one was lost. max_bad: of `StreamOptions`. options: those of `train`, values only.
+    Raises InputError for what workers could not use and for an address where no cluster answers, TrainError where
+    training fails."""
     if workers < 1:
         raise InputError(f"workers is {workers}, expected at least 1")
     out = Path(out).resolve()
-    config = {"space": space.to_toml(), "data": data, "out": str(out), "gpus": gpus, "options": options}
+    job = _Job(
+        space=space.to_toml(), data=_absolute_spec(data), out=str(out), gpus=gpus, teacher=_absolute(teacher),
+        labels=_absolute(labels), predictor=_absolute(predictor), max_bad=max_bad, options=options,
+    )  # fmt: skip
+    inputs = job.inputs("cpu")  # what cannot be read is said here, and not by a worker that died of it
     if not (out / files.MANIFEST).exists():
         with _Cluster(address, workers), _Watched(out, progress):
-            _fit(config, workers, gpus, failures, out)
-    return train(
-        space, _load(space, data), out, **options
-    )  # reads what came out, or says why it is not this training's
+            _fit(job, workers, failures, out)
+    return job.train(inputs, "cpu")  # reads what came out, or says why it is not this training's
 
 
-def _fit(config: dict[str, Any], workers: int, gpus: bool, failures: int, out: Path) -> None:
+@dataclass(frozen=True, kw_only=True)
+class _Inputs:
+    """What a process trains with, read."""
+
+    space: SearchSpace
+    data: Data
+    labels: SoftLabels | None
+    measure: Callable[[Genotypes], Values] | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Job:
+    """What every process is told: values, and paths that do not depend on where it runs."""
+
+    space: str  # TOML
+    data: str
+    out: str
+    gpus: bool
+    teacher: str | None
+    labels: str | None
+    predictor: str | None
+    max_bad: float | None
+    options: dict[str, Any]
+
+    def inputs(self, device: str) -> _Inputs:
+        """Read by this process."""
+        space = space_from_toml(self.space)
+        data = load_data(
+            self.data,
+            resolution=space.resolution,
+            in_channels=space.in_channels,
+            num_classes=space.num_classes,
+            stream=StreamOptions(max_bad=self.max_bad),
+        )
+        soft = load_soft_labels(
+            data, teacher=self.teacher, labels=self.labels, seed=self.options.get("seed", 0), device=device
+        )
+        measure = None if self.predictor is None else LatencyPredictor.load(self.predictor, space).mean
+        return _Inputs(space=space, data=data, labels=soft, measure=measure)
+
+    def train(self, inputs: _Inputs, device: str) -> Trained:
+        """This process's part of the training."""
+        return train(
+            inputs.space, inputs.data, self.out, labels=inputs.labels, measure=inputs.measure, device=device,
+            **self.options,
+        )  # fmt: skip
+
+
+def _absolute_spec(data: str) -> str:
+    kind, _, path = data.partition(":")
+    return f"{kind}:{_absolute(path)}" if path else data
+
+
+def _absolute(path: str | Path | None) -> str | None:
+    """Ray's workers run in folders of their own."""
+    return None if path is None else str(Path(path).expanduser().absolute())
+
+
+def _fit(job: _Job, workers: int, failures: int, out: Path) -> None:
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
     trainer = TorchTrainer(
         _work,
-        train_loop_config=config,
-        torch_config=TorchConfig(backend="nccl" if gpus else "gloo"),
-        scaling_config=ScalingConfig(num_workers=workers, use_gpu=gpus),
+        train_loop_config=asdict(job),
+        torch_config=TorchConfig(backend="nccl" if job.gpus else "gloo"),
+        scaling_config=ScalingConfig(num_workers=workers, use_gpu=job.gpus),
         run_config=RunConfig(
             name=out.name, storage_path=str(out.parent / ".ray"), failure_config=FailureConfig(max_failures=failures)
         ),
@@ -77,15 +148,11 @@ def _work(config: dict[str, Any]) -> None:
     """What each worker runs."""
     import torch
 
-    space = space_from_toml(config["space"])
-    if not config["gpus"]:
+    job = _Job(**config)
+    if not job.gpus:
         torch.set_num_threads(max(1, int(os.environ.get("OMP_NUM_THREADS", "1"))))
-    device = "cuda" if config["gpus"] else "cpu"
-    train(space, _load(space, config["data"]), config["out"], device=device, **config["options"])
-
-
-def _load(space: SearchSpace, data: str) -> Any:
-    return load_data(data, resolution=space.resolution, in_channels=space.in_channels, num_classes=space.num_classes)
+    device = "cuda" if job.gpus else "cpu"
+    job.train(job.inputs(device), device)
 
 
 class _Cluster:

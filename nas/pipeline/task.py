@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from nas.arch import Arch
-from nas.data import Data, load_data
+from nas.data import Data, StreamOptions, load_data
 from nas.errors import InputError, RunError
 from nas.model import Network, Supernet
 from nas.pipeline.listener import Listener
@@ -47,6 +47,7 @@ class Task:
             in_channels=self.space.in_channels,
             num_classes=self.space.num_classes,
             say=self.listener.say,
+            stream=StreamOptions(max_bad=self.info.max_bad),
         )
         if data.hashes != self.info.data_hashes:
             raise RunError(

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from nas.data import Data, load_data
+from nas.data import Data, Stream, StreamOptions, load_data
 from nas.errors import InputError
 from nas.pipeline.listener import SILENT, Listener
 from nas.predict import LatencyPredictor
@@ -14,10 +15,12 @@ from nas.space import SearchSpace, load_space
 from nas.training import Plan, Progress, Trained, Work, estimate, sampler_options, torch_threads, workload
 from nas.training import train as train_supernet
 from nas.training.label_writer import LabelProgress, write_labels
-from nas.training.ranks import speaks
-from nas.training.step import SoftLabels
+from nas.training.ranks import own_device, speaks
+from nas.training.soft_labels import load_soft_labels
 from nas.training.stored_labels import StoredLabels
-from nas.training.teacher import load_teacher
+from nas.training.teacher import Outside, load_teacher
+
+_NAMED = 10
 
 
 def train(
@@ -29,6 +32,7 @@ def train(
     teacher: str | Path | None = None,
     labels: str | Path | None = None,
     predictor: str | Path | None = None,
+    max_bad: float | None = None,
     ray: str | None = None,
     workers: int = 1,
     listener: Listener = SILENT,
@@ -40,8 +44,9 @@ def train(
     threads: of torch (None: its own choice, usually every core; small networks on a busy machine are faster with one).
     teacher: an ONNX file or a run's `models/ID`, whose probabilities take the place of the labels; labels: a folder of
     `store_labels`, which holds what a teacher said. predictor: a folder of a latency predictor; samplers then take its
-    latency for cost. ray: the address of a cluster on which `workers` train together, `data` then being a spec and
-    `out` a folder that all nodes see. Repeating the call goes on."""
+    latency for cost. max_bad: how many images of a stream may be bad (`StreamOptions`); those that were are named. ray:
+    the address of a cluster on which `workers` train together, `data` then being a spec, and it, `out` and what else is
+    given where all nodes see them. Repeating the call goes on."""
     space = space if isinstance(space, SearchSpace) else load_space(space)
     if ray is None:
         check_device(options.get("device", "cpu"))
@@ -49,20 +54,22 @@ def train(
         sampler_options(sampler)  # an unknown one is refused before the data is read and a folder is made
     listener = listener if speaks() else SILENT
     if ray is not None:
-        if teacher or labels or predictor:
-            raise InputError("teachers, labels and predictors are not for training on Ray yet; train with torchrun")
-        return _on_ray(space, data, out, ray, workers, listener, options)
+        given = {"teacher": teacher, "labels": labels, "predictor": predictor, "max_bad": max_bad}
+        return _on_ray(space, data, out, ray, workers, listener, given | options)
     measure = None if predictor is None else LatencyPredictor.load(predictor, space).mean
-    loaded = data if isinstance(data, Data) else load_for(space, data, listener)
-    soft = _soft_labels(loaded, teacher, labels, options.get("seed", 0), options.get("device", "cpu"))
+    loaded = load_for(space, data, listener, max_bad)
+    where = {"seed": options.get("seed", 0), "device": options.get("device", "cpu")}
+    soft = load_soft_labels(loaded, teacher=teacher, labels=labels, **where)
 
     def announce(plan: Plan, done: int) -> None:
         for note in loaded.notes:
             listener.say(note)
+        if isinstance(soft, Outside):
+            listener.say(f"teacher {soft}")
         listener.say(f"training {space.name}: {plan}" + (f"; going on from step {done}" if done else ""))
         listener.progress("train", done, plan.steps)
 
-    with torch_threads(threads):
+    with torch_threads(threads), _bad_told(loaded, listener):
         return train_supernet(
             space, loaded, out, announce=announce, progress=_teller(listener), labels=soft, measure=measure, **options
         )
@@ -76,6 +83,7 @@ def plan_training(
     teacher: str | Path | None = None,
     labels: str | Path | None = None,
     predictor: str | Path | None = None,
+    max_bad: float | None = None,
     device: str = "cpu",
     listener: Listener = SILENT,
     **options: Any,
@@ -83,14 +91,14 @@ def plan_training(
     """What `train` with these arguments would do and cost as one process, found out by timing a few steps; on a machine
     without the device only what can be counted. A teacher's MACs are not counted, its time is. Writes nothing."""
     space = space if isinstance(space, SearchSpace) else load_space(space)
-    loaded = data if isinstance(data, Data) else load_for(space, data, listener)
+    loaded = load_for(space, data, listener, max_bad)
     measure = None if predictor is None else LatencyPredictor.load(predictor, space).mean
     try:
         check_device(device)
     except InputError as error:
         listener.say(f"not timed: {error}")
         return workload(space, loaded, measure=measure, **options)
-    soft = _soft_labels(loaded, teacher, labels, options.get("seed", 0), device)
+    soft = load_soft_labels(loaded, teacher=teacher, labels=labels, seed=options.get("seed", 0), device=device)
     with torch_threads(threads):
         return estimate(space, loaded, labels=soft, measure=measure, device=device, **options)
 
@@ -121,39 +129,40 @@ def store_labels(
     seed: int = 0,
     device: str = "cpu",
     threads: int | None = None,
+    max_bad: float | None = None,
     listener: Listener = SILENT,
 ) -> StoredLabels:
     """Store what a teacher (as in `train`) says of every training image in the first `epochs` epochs of a training with
     `seed`: its `top` greatest probabilities. Repeating the call goes on; more epochs are added."""
     space = space if isinstance(space, SearchSpace) else load_space(space)
     check_device(device)
-    loaded = data if isinstance(data, Data) else load_for(space, data, listener)
-    asked = load_teacher(teacher, loaded, temperature=temperature, device=_teacher_device(teacher, device))
+    loaded = load_for(space, data, listener, max_bad)
+    asked = load_teacher(teacher, loaded, temperature=temperature, device=own_device(device))
     listener.say(f"teacher {asked}")
 
     def tell(now: LabelProgress) -> None:
         listener.progress("label", now.done, now.images, f"{now.images_per_second:.0f} images/s")
 
-    with torch_threads(threads):
+    with torch_threads(threads), _bad_told(loaded, listener):
         return write_labels(
             asked, loaded, out, epochs=epochs, top=top, seed=seed, device=device,
             announce=lambda plan: listener.say(f"labels: {plan}"), progress=tell,
         )  # fmt: skip
 
 
-def _soft_labels(
-    data: Data, teacher: str | Path | None, labels: str | Path | None, seed: int, device: str
-) -> SoftLabels | None:
-    if teacher is not None and labels is not None:
-        raise InputError("both a teacher and stored labels are given, expected one of them")
-    if labels is not None:
-        return StoredLabels.open(labels, data, seed=seed)
-    return None if teacher is None else load_teacher(teacher, data, device=_teacher_device(teacher, device))
-
-
-def _teacher_device(teacher: str | Path, device: str) -> str:
-    """An ONNX file runs on the CPU."""
-    return device if Path(teacher).is_dir() else "cpu"
+@contextlib.contextmanager
+def _bad_told(data: Data, listener: Listener) -> Iterator[None]:
+    """Names, in the end, the images of a stream that could not be decoded."""
+    try:
+        yield
+    finally:
+        bad = list(data.train.bad.values()) if isinstance(data.train, Stream) else []
+        if bad:
+            listener.say(f"{len(bad)} of {len(data.train)} training images are bad; others stood in for them")
+        for line in bad[:_NAMED]:
+            listener.say(line)
+        if len(bad) > _NAMED:
+            listener.say(f"and {len(bad) - _NAMED} more")
 
 
 def _teller(listener: Listener) -> Callable[[Progress], None]:
@@ -163,14 +172,20 @@ def _teller(listener: Listener) -> Callable[[Progress], None]:
     return tell
 
 
-def load_for(space: SearchSpace, data: str, listener: Listener) -> Data:
-    """The data of that spec as the networks of a space take them."""
+def load_for(space: SearchSpace, data: str | Data, listener: Listener, max_bad: float | None = None) -> Data:
+    """The data of that spec as the networks of a space take them, or those that are loaded already. `max_bad`: how many
+    images of a stream may be bad (`StreamOptions`). Raises InputError."""
+    if max_bad is not None and not (isinstance(data, str) and data.startswith("stream:")):
+        raise InputError(f"max_bad is {max_bad:g}, but only of stream:PATH images may be bad; leave it out")
+    if isinstance(data, Data):
+        return data
     return load_data(
         data,
         resolution=space.resolution,
         in_channels=space.in_channels,
         num_classes=space.num_classes,
         say=listener.say,
+        stream=StreamOptions(max_bad=max_bad),
     )
 
 

@@ -32,7 +32,8 @@ Meta = dict[str, Any]
 
 @dataclass(frozen=True)
 class SupernetInfo:
-    """What is known of a trained supernet beside its weights. `digest` is of the weights (32 hex digits)."""
+    """What is known of a trained supernet beside its weights. `digest` is of the weights (32 hex digits); `max_bad` is
+    how many images of a stream might be bad (`StreamOptions`)."""
 
     path: Path
     digest: str
@@ -42,6 +43,7 @@ class SupernetInfo:
     class_names: tuple[str, ...]
     steps: int
     config: dict[str, Any]
+    max_bad: float | None = None
 
 
 def save(path: Path, kind: str, tensors: Tensors, meta: Meta) -> None:
@@ -112,6 +114,7 @@ def load_supernet(where: str | Path, space: SearchSpace | None = None) -> tuple[
         class_names=tuple(data["class_names"]),
         steps=meta["plan"]["steps"],
         config=meta["config"],
+        max_bad=(data.get("stream") or {}).get("max_bad"),
     )
     return own, net.eval(), info
 

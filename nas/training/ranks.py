@@ -98,12 +98,12 @@ def joined(device: str) -> Iterator[Ranks]:
     says so, or by whoever set up a process group already. `device` is where to compute; of `cuda`, each process of a
     machine takes its own."""
     if dist.is_available() and dist.is_initialized():
-        yield Ranks(dist.get_rank(), dist.get_world_size(), _own(device))
+        yield Ranks(dist.get_rank(), dist.get_world_size(), own_device(device))
         return
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield Ranks(device=torch.device(device))
         return
-    own = _own(device)
+    own = own_device(device)
     dist.init_process_group("nccl" if own.type == "cuda" else "gloo")
     try:
         yield Ranks(dist.get_rank(), dist.get_world_size(), own)
@@ -116,7 +116,8 @@ def speaks() -> bool:
     return int(os.environ.get("RANK", "0")) == 0
 
 
-def _own(device: str) -> torch.device:
+def own_device(device: str) -> torch.device:
+    """Where this process computes: of `cuda`, its own of the machine's, which torch then takes as its default."""
     found = torch.device(device)
     if device == "cuda":
         found = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))

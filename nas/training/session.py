@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -82,12 +81,6 @@ class Task:
         if isinstance(self.labels, StoredLabels):
             raise InputError("samplers that score architectures train on some of the images, stored labels are of all")
 
-    def check_epochs(self, plan: Plan) -> None:
-        """Raises `InputError` where a stream, which is cropped when it is read, runs out of stored labels."""
-        stored = self.labels.epochs if isinstance(self.labels, StoredLabels) else math.inf
-        if isinstance(self.data.train, Stream) and plan.epochs > stored:
-            raise InputError(f"labels of {stored} epochs are stored, training on a stream takes {plan.epochs:.1f}")
-
     def sampler_to_plan_with(self) -> Sampler:
         """As it draws before anything is trained, when all architectures are alike."""
         config = self.config
@@ -142,12 +135,13 @@ class Task:
         if meta["data"]["hashes"] != self.data.hashes:
             spec = meta["data"]["spec"]
             raise RunError(f"{where} is of other data ({spec}, now changed or another); give another --out")
-        if (begun := meta["data"].get("stream")) != self._stream():
+        begun, asked = (_deciding(found) for found in (meta["data"].get("stream"), self._stream()))
+        if begun != asked:
             raise RunError(f"{where} was begun with the stream options {begun}; repeat those, or give another --out")
         check_same(meta["config"], self.config, str(where))
 
     def _stream(self) -> dict[str, Any] | None:
-        """What decides the batches of a stream, beside its data; none for images in memory."""
+        """How a stream is read, beside its data; none for images in memory."""
         train = self.data.train
         if not isinstance(train, Stream):
             return None
@@ -155,6 +149,11 @@ class Task:
         return {"window": options.window, "groups": options.groups, "max_bad": options.max_bad} | {
             "scale": list(options.scale), "ratio": list(options.ratio)
         }  # fmt: skip
+
+
+def _deciding(stream: dict[str, Any] | None) -> dict[str, Any]:
+    """Those of a stream's options that decide batches: how many bad images are too many does not."""
+    return {name: value for name, value in (stream or {}).items() if name != "max_bad"}
 
 
 @dataclass
@@ -205,7 +204,6 @@ def _opened(task: Task, make_plan: Callable[[], Plan]) -> Session:
         learner.restore(tensors)
         return _at(task, Plan(**meta["plan"]), learner, meta)
     plan = make_plan()
-    task.check_epochs(plan)
     _check_disk(task.folder, plan)
     if task.start is not None:
         _start_from(learner, task.start)

@@ -45,8 +45,9 @@ class Batches:
         if isinstance(data.train, Stream):
             pin = ranks.device.type == "cuda"
             share = (ranks.rank, ranks.world)
+            cycle = labels.augmentation_epochs if isinstance(labels, StoredLabels) else None
             self._read = self._close.enter_context(
-                data.train.reader(config.batch_size, config.seed, share=share, pin=pin)
+                data.train.reader(config.batch_size, config.seed, share=share, pin=pin, crop_epochs=cycle)
             ).batch
         else:
             self._read = _InMemory(data.train, config, ranks)

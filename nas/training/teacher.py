@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,12 +17,13 @@ from torch import Tensor
 
 from nas.arch import Arch
 from nas.data import Data, Normalise, resize
-from nas.errors import InputError, RunError
+from nas.errors import InputError, RunError, TrainError
 from nas.model import Network
 from nas.training.checkpoint import digest as digest_of
 
 _TEMPERATURES = (0.01, 100.0)
 _PROBED = 2
+_ON_CPU, _ON_CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 
 
 class Teacher(Protocol):
@@ -45,7 +46,8 @@ class Teacher(Protocol):
 @dataclass(frozen=True, eq=False)
 class Outside:
     """A network of somebody's as a `Teacher`. `side` is that of the images it takes, in pixels; they reach it as
-    student's x `scale` + `shift`, per channel."""
+    student's x `scale` + `shift`, per channel. `runs` says by what it is run, and where. Raises TrainError where its
+    logits are seen not to be finite."""
 
     name: str
     classes: int
@@ -55,15 +57,22 @@ class Outside:
     scale: tuple[float, ...]
     shift: tuple[float, ...]
     logits: Callable[[Tensor], Tensor]
+    runs: str
 
     def __call__(self, images: Tensor) -> Tensor:
         scale, shift = (images.new_tensor(each).view(1, -1, 1, 1) for each in (self.scale, self.shift))
         with torch.no_grad():
             logits = self.logits(resize(images * scale + shift, self.side))
+            if logits.device.type == "cpu" and not torch.isfinite(logits).all():  # elsewhere, looking is waiting
+                raise TrainError(
+                    f"teacher {self.name} says {logits.min()} to {logits.max()} of training images, expected finite "
+                    "logits; give another"
+                )
             return (logits / self.temperature).softmax(1).to(images.device)
 
     def __str__(self) -> str:
-        return f"{self.name}: images at {self.side}x{self.side}, {self.classes} classes, {self.digest[:12]}"
+        size = f"{self.side}x{self.side}"
+        return f"{self.name}: images at {size}, {self.classes} classes, by {self.runs}, {self.digest[:12]}"
 
 
 def load_teacher(
@@ -79,8 +88,9 @@ def load_teacher(
     `weights.safetensors`), for students of `data`.
 
     An ONNX file has one input, fp32 images (batch, channels, height, width), and its first output are logits or
-    probabilities (batch, K); it says which size it takes, or else takes the data's, and runs in fp32 on the CPU. A
-    network of a run runs on `device`, `bf16` in bfloat16.
+    probabilities (batch, K); it says which size it takes, or else takes the data's, and runs in fp32, on a `device` of
+    CUDA where the ONNX Runtime that is installed can (onnxruntime-gpu), else on the CPU. A network of a run runs on
+    `device`, `bf16` in bfloat16. The teacher's text says which it came to.
 
     `normalise` is what the teacher was trained with, in grey levels of the stored images as in `Data`; None: what the
     file or the run says, or where it says nothing, as the data. `temperature` divides logits (arXiv:1503.02531): above
@@ -90,10 +100,10 @@ def load_teacher(
         raise InputError(f"the teacher's temperature is {temperature:g}, expected {low:g} to {high:g}")
     if path.is_dir():
         source = _from_run(path, torch.device(device), bf16)
-    elif bf16 or torch.device(device).type != "cpu":
-        raise InputError(f"teacher {path}: an ONNX file runs in fp32 on the CPU; leave device and bf16 as they are")
+    elif bf16:
+        raise InputError(f"teacher {path}: an ONNX file runs in fp32; leave bf16 as it is")
     else:
-        source = _from_onnx(path)
+        source = _from_onnx(path, torch.device(device))
     if source.channels not in (None, data.in_channels):
         raise InputError(f"teacher {path} takes {source.channels} channels, {data.spec} has {data.in_channels}")
     _check_names(path, source.notes, data)
@@ -101,7 +111,7 @@ def load_teacher(
     scale, shift = _between(path, data.normalise, theirs)
     whole = hashlib.blake2b(f"{source.digest} {temperature!r} {scale} {shift} {bf16}".encode(), digest_size=16)
     side, digest = source.side or data.resolution, whole.hexdigest()
-    teacher = Outside(str(path), data.num_classes, digest, side, temperature, scale, shift, source.logits)
+    teacher = Outside(str(path), data.num_classes, digest, side, temperature, scale, shift, source.logits, source.runs)
     return _probed(teacher, data)
 
 
@@ -114,6 +124,7 @@ class _Source:
     channels: int | None
     side: int | None
     notes: Mapping[str, Any]
+    runs: str
 
 
 def _from_run(folder: Path, device: torch.device, bf16: bool) -> _Source:
@@ -137,7 +148,8 @@ def _from_run(folder: Path, device: torch.device, bf16: bool) -> _Source:
             found: Tensor = network(images.to(device))
         return found.float()
 
-    return _Source(logits, f"{arch.id} {digest_of(weights)}", arch.in_channels, arch.resolution, notes)
+    digest, runs = f"{arch.id} {digest_of(weights)}", f"torch on {device}"
+    return _Source(logits, digest, arch.in_channels, arch.resolution, notes, runs)
 
 
 def _run_notes(header: Path) -> dict[str, Any]:
@@ -145,7 +157,15 @@ def _run_notes(header: Path) -> dict[str, Any]:
     return dict(json.loads(header.read_text())["inputs"]["data"]) if header.exists() else {}
 
 
-def _from_onnx(path: Path) -> _Source:
+def onnx_providers(device: torch.device, offered: Sequence[str]) -> list[tuple[str, dict[str, str]]]:
+    """What ONNX Runtime is asked to run a teacher for `device` with, and how, the first first; `offered` is what it was
+    built with. Where CUDA cannot be used after all, ONNX Runtime goes on to the CPU by itself."""
+    if device.type != "cuda" or _ON_CUDA not in offered:
+        return [(_ON_CPU, {})]
+    return [(_ON_CUDA, {"device_id": str(device.index or 0), "use_tf32": "0"}), (_ON_CPU, {})]
+
+
+def _from_onnx(path: Path, device: torch.device) -> _Source:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -154,7 +174,8 @@ def _from_onnx(path: Path) -> _Source:
     try:
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "blake2b").hexdigest()
-        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        providers = onnx_providers(device, onnxruntime.get_available_providers())
+        session = onnxruntime.InferenceSession(str(path), options, providers=providers)
         found = session.get_modelmeta().custom_metadata_map
         notes = {name: json.loads(found[name]) for name in ("mean", "std", "class_names") if name in found}
     except Exception as error:  # ONNX Runtime raises a dozen unrelated classes, none of them exported by name
@@ -172,7 +193,9 @@ def _from_onnx(path: Path) -> _Source:
         return torch.from_numpy(found)
 
     batch, channels = (size if isinstance(size, int) else None for size in shape[:2])
-    return _Source(_batched(logits, batch) if batch else logits, digest, channels, max(sides, default=None), notes)
+    runs = f"ONNX Runtime on {'CUDA' if session.get_providers()[0] == _ON_CUDA else 'the CPU'}"
+    asked = _batched(logits, batch) if batch else logits
+    return _Source(asked, digest, channels, max(sides, default=None), notes, runs)
 
 
 def _batched(logits: Callable[[Tensor], Tensor], size: int) -> Callable[[Tensor], Tensor]:
