@@ -1,10 +1,12 @@
 """Samplers and losses compared on one space: the protocol is results/samplers/README.md.
 
     OMP_NUM_THREADS=1 python benchmarks/samplers.py --data parquet:CIFAR10 [--processes 2] [--phases sweep,seeds,...]
-    python benchmarks/samplers.py --report
+    OMP_NUM_THREADS=1 python benchmarks/samplers.py --data parquet:CIFAR10 --scale gpu [--processes 6] [--minutes 9]
+    python benchmarks/samplers.py --report [--scale gpu]
 
-Each training goes on where it stopped, each finished one is a row of `--out`/runs.jsonl and not run again. About four
-hours of one core. Phases: sweep, seeds, parts (one seed of what has an ingredient switched off, and of candidates).
+Each training goes on where it stopped, each finished one is a row of `--out`/runs.jsonl and not run again. About six
+hours of one core; with `--scale gpu`, another space for much longer, and every sampler. Phases: sweep, seeds, parts
+(one seed of what has an ingredient switched off, and of candidates), macs (as much computation for each).
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ import statistics
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -23,15 +25,34 @@ from campaign import Row, campaign, loaded, rows_of
 import nas
 from nas.data import Data, Split
 from nas.training import Setting, evaluate, load_supernet, make_sampler, train
+from nas.training.config import Precision
 from nas.training.samplers.levels import cost_levels
 
 HERE = Path(__file__).resolve().parent
-SPACE = HERE / "vit_cifar_patch8.toml"
 OUT = HERE.parent / "results" / "samplers"
+SPACE = str(HERE / "vit_cifar_patch8.toml")
 RATES, SWEEP_SEED, SEEDS = (5e-4, 1e-3, 2e-3), 0, (1, 2, 3)
 STEPS, SUBNETS, BATCH = 2000, 3, 96
 LEVELS, ARCHS, IMAGES = 5, 8, 2500
 BACKWARD = 3  # forward, gradient by activations, gradient by weights
+
+
+@dataclass(frozen=True)
+class Scale:
+    """What is trained, how long, and on what."""
+
+    space: str
+    steps: int
+    batch: int
+    precision: Precision
+    device: str
+
+
+SCALES = {
+    "cpu": Scale(SPACE, STEPS, BATCH, "fp32", "cpu"),
+    "gpu": Scale("vit_cifar", 8800, 512, "bf16", "cuda"),  # 100 epochs
+    "gpu_elasticvit": Scale("elasticvit_cifar", 8800, 512, "bf16", "cuda"),
+}
 
 
 @dataclass(frozen=True)
@@ -54,48 +75,64 @@ PARTS = [Arm(f"complexity:{part}") for part in ("over=genes", "shared=no", "adja
 CANDIDATES = [Arm(f"complexity:{part}") for part in ("ends=yes", "stay=0.8", "adaptive=yes")]
 
 
+OTHERS = [
+    Arm("sandwich", "largest:divergence=alpha"), Arm("nested:rest=yes"), Arm("attentive"), Arm("performance"),
+    Arm("complexity:min_subnet=yes", "others:divergence=alpha"), Arm("sandwich", "cascade"),
+]  # fmt: skip
+PAID = Arm("sandwich", "largest")  # whose training MACs the arms of the phase macs get
+
+
 @dataclass(frozen=True)
 class Task:
     arm: Arm
     lr: float
     seed: int
+    scale: Scale
+    steps: int
 
     @property
     def key(self) -> str:
-        return f"{self.arm.name} lr={self.lr:g} seed={self.seed} steps={STEPS}"
+        return f"{self.arm.name} lr={self.lr:g} seed={self.seed} steps={self.steps}"
 
 
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--data", help="parquet:PATH of CIFAR-10")
+    options.add_argument("--scale", choices=SCALES, default="cpu")
     options.add_argument("--processes", type=int, default=1)
-    options.add_argument("--phases", default="sweep,seeds,parts")
+    options.add_argument("--phases", default="sweep,seeds,parts,macs")
     options.add_argument("--minutes", type=float, default=1e6, help="begin no further training after so long")
     options.add_argument("--work", type=Path, default=Path(".bench/samplers"))
-    options.add_argument("--out", type=Path, default=OUT)
+    options.add_argument("--out", type=Path, help="results/samplers, and the scale where it is not cpu")
     options.add_argument("--report", action="store_true", help="only the table and the picture")
     asked = options.parse_args()
-    asked.out.mkdir(parents=True, exist_ok=True)
-    path = asked.out / "runs.jsonl"
+    scale = SCALES[asked.scale]
+    out = asked.out or (OUT if asked.scale == "cpu" else OUT / asked.scale)
+    out.mkdir(parents=True, exist_ok=True)
     if not asked.report:
-        campaign(
-            partial(tasks, asked.phases.split(",")), partial(run, asked.data, asked.work), path, asked.processes,
-            asked.minutes,
-        )  # fmt: skip
-    report(rows_of(path), asked.out)
+        find = partial(tasks, scale, asked.phases.split(","))
+        campaign(find, partial(run, asked.data, asked.work), out / "runs.jsonl", asked.processes, asked.minutes)
+    report(nas.load_space(scale.space), rows_of(out / "runs.jsonl"), out)
 
 
-def tasks(phases: list[str], rows: list[Row]) -> list[Task]:
+def tasks(scale: Scale, phases: list[str], rows: list[Row]) -> list[Task]:
     """All that can be begun, in order."""
-    found = []
+    found: list[tuple[Arm, float, int, int]] = []
+    arms = MAIN if scale.device == "cpu" else MAIN + OTHERS
     if "sweep" in phases:
-        found += [Task(arm, lr, SWEEP_SEED) for lr in (1e-3, 2e-3, 5e-4) for arm in MAIN]
-    chosen = {arm: lr for arm in MAIN if (lr := best_rate(arm, rows)) is not None}
+        found += [(arm, lr, SWEEP_SEED, scale.steps) for lr in (1e-3, 2e-3, 5e-4) for arm in arms]
+    chosen = {arm: lr for arm in arms if (lr := best_rate(arm, rows)) is not None}
     if "seeds" in phases:
-        found += [Task(arm, lr, seed) for seed in SEEDS for arm, lr in chosen.items()]
-    if "parts" in phases and Arm("complexity") in chosen:
-        found += [Task(arm, chosen[Arm("complexity")], SEEDS[0]) for arm in PARTS + CANDIDATES]
-    return found
+        found += [(arm, lr, seed, scale.steps) for seed in SEEDS for arm, lr in chosen.items()]
+    rate = chosen.get(Arm("complexity"))
+    if "parts" in phases and rate:
+        found += [(arm, rate, SEEDS[0], scale.steps) for arm in PARTS + CANDIDATES]
+    if "macs" in phases and rate and Arm("uniform") in chosen:
+        rates = {Arm("uniform"): chosen[Arm("uniform")], Arm("complexity"): rate}
+        if best := best_variant(rows):
+            rates[best] = rate
+        found += [(arm, lr, seed, paid_steps(arm, scale)) for seed in SEEDS for arm, lr in rates.items()]
+    return [Task(arm, lr, seed, scale, steps) for arm, lr, seed, steps in found]
 
 
 def best_rate(arm: Arm, rows: list[Row]) -> float | None:
@@ -104,31 +141,48 @@ def best_rate(arm: Arm, rows: list[Row]) -> float | None:
     return max(means, key=means.__getitem__) if set(means) == set(RATES) else None
 
 
+def best_variant(rows: list[Row]) -> Arm | None:
+    """Of the ingredients and candidates, once all are there."""
+    arms = {arm.name: arm for arm in PARTS + CANDIDATES}
+    means = {row["arm"]: row["mean"] for row in rows if row["arm"] in arms and row["seed"] == SEEDS[0]}
+    return arms[max(means, key=means.__getitem__)] if set(means) == set(arms) else None
+
+
+@cache
+def paid_steps(arm: Arm, scale: Scale) -> int:
+    """So many steps of an arm as take the training MACs of the other's."""
+    space = nas.load_space(scale.space)
+    paid, own = (training_macs(space, Task(a, 0, SEEDS[0], scale, scale.steps)) for a in (PAID, arm))
+    return round(scale.steps * paid / own)
+
+
 def run(spec: str, work: Path, task: Task) -> Row:
     """Trains and judges one arm."""
-    space, data = nas.load_space(SPACE), loaded(spec)
+    scale = task.scale
+    space, data = nas.load_space(scale.space), loaded(spec)
     started = time.process_time()
     trained = train(
         space, data, work / task.key.replace(" ", "_"), sampler=task.arm.sampler, distil=task.arm.distil, lr=task.lr,
-        seed=task.seed, steps=STEPS, subnets_per_step=SUBNETS, batch_size=BATCH, precision="fp32", label_smoothing=0.1,
-        weight_decay=0.05, warmup=0.05,
+        seed=task.seed, steps=task.steps, subnets_per_step=SUBNETS, batch_size=scale.batch, precision=scale.precision,
+        label_smoothing=0.1, weight_decay=0.05, warmup=0.05, device=scale.device,
     )  # fmt: skip
     seconds = time.process_time() - started
-    found = judge(trained.directory, data, IMAGES)
+    found = judge(trained.directory, data, scale.device)
     return {
         "key": task.key, "arm": task.arm.name, "sampler": task.arm.sampler, "distil": task.arm.distil, "lr": task.lr,
-        "seed": task.seed, "steps": STEPS, "subnet_images": STEPS * SUBNETS * BATCH, "cpu_s": round(seconds, 1),
-        "train_macs": training_macs(space, task), "digest": trained.digest, "date": time.strftime("%Y-%m-%d"),
-        "shown": f"mean {100 * found['mean']:.2f} %", **found,
+        "seed": task.seed, "steps": task.steps, "subnet_images": task.steps * SUBNETS * scale.batch,
+        "cpu_s": round(seconds, 1), "seconds": round(trained.seconds, 1), "train_macs": training_macs(space, task),
+        "digest": trained.digest, "date": time.strftime("%Y-%m-%d"), "shown": f"mean {100 * found['mean']:.2f} %",
+        **found,
     }  # fmt: skip
 
 
-def judge(folder: Path, data: Data, images: int) -> Row:
+def judge(folder: Path, data: Data, device: str) -> Row:
     """Accuracies on the first images of the search split: of each level, in all, and of both ends."""
     space, net, info = load_supernet(folder)
-    split = Split(data.search.images[:images], data.search.labels[:images])
+    split = Split(data.search.images[:IMAGES], data.search.labels[:IMAGES])
     archs = [arch for level in judged(space) for arch in level] + [space.smallest, space.largest]
-    found = [e.accuracy for e in evaluate(net, archs, split, normalise=info.normalise, data=data, threads=1)]
+    found = [e.accuracy for e in evaluate(net.to(device), archs, split, normalise=info.normalise, data=data, threads=1)]
     levels = np.reshape(found[:-2], (LEVELS, ARCHS))
     means = [round(float(level.mean()), 5) for level in levels]
     return {
@@ -147,17 +201,17 @@ def judged(space: nas.SearchSpace) -> list[list[nas.Arch]]:
 def training_macs(space: nas.SearchSpace, task: Task) -> float:
     """Forward and backward of all subnets, and forward of a teacher that is none of them. The draws are made once more:
     a sampler that hears of losses draws otherwise then, which moves the sum by little."""
-    sampler = make_sampler(task.arm.sampler, Setting(space, SUBNETS, task.seed, STEPS))
-    archs = [arch for step in range(STEPS) for arch in sampler.step(step).archs]
-    total = BACKWARD * BATCH * float(space.cost(space.encode(archs)).macs.sum())
-    if task.arm.distil.startswith("average:weight=0.5"):
-        total += STEPS * BATCH * nas.cost(space.largest).macs
+    setting = Setting(space, SUBNETS, task.seed, task.steps, score=lambda archs: [0.0] * len(archs))
+    sampler = make_sampler(task.arm.sampler, setting)
+    archs = [arch for step in range(task.steps) for arch in sampler.step(step).archs]
+    total = BACKWARD * task.scale.batch * float(space.cost(space.encode(archs)).macs.sum())
+    if task.arm.distil.startswith("average"):
+        total += task.steps * task.scale.batch * nas.cost(space.largest).macs
     return total
 
 
-def report(rows: list[Row], out: Path) -> None:
+def report(space: nas.SearchSpace, rows: list[Row], out: Path) -> None:
     """The table, on the screen and in a file, and the picture."""
-    space = nas.load_space(SPACE)
     costs = [np.exp(np.mean(np.log([nas.cost(arch).macs for arch in level]))) / 1e6 for level in judged(space)]
     lines = [
         "CIFAR-10, JPEG copy; first 2,500 images of the search split; mean accuracy in % of 8 architectures a level, "
@@ -177,11 +231,12 @@ def report(rows: list[Row], out: Path) -> None:
 
 def groups(rows: list[Row]) -> Iterable[tuple[str, list[Row]]]:
     """Rows that differ by seed alone: fresh seeds first where there are any, then the sweep."""
-    found: dict[tuple[str, float, bool], list[Row]] = {}
+    found: dict[tuple[str, float, bool, int], list[Row]] = {}
     for row in rows:
-        found.setdefault((row["arm"], row["lr"], row["seed"] == SWEEP_SEED), []).append(row)
-    for (arm, _, swept), group in sorted(found.items(), key=lambda item: (item[0][2], -mean_of(item[1]))):
-        yield f"{arm} (sweep)" if swept else arm, group
+        found.setdefault((row["arm"], row["lr"], row["seed"] == SWEEP_SEED, row["steps"]), []).append(row)
+    usual = min((row["steps"] for row in rows), default=0)
+    for (arm, _, swept, steps), group in sorted(found.items(), key=lambda item: (item[0][2], -mean_of(item[1]))):
+        yield arm + (" (sweep)" if swept else "") + (f", {steps} steps" if steps > usual else ""), group
 
 
 def mean_of(group: list[Row]) -> float:
