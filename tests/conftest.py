@@ -20,7 +20,7 @@ from hypothesis import settings
 from nas import catalogue
 
 if TYPE_CHECKING:
-    from journey import Journey
+    from journey import Done, Journey
 
     from nas.space import SearchSpace
 
@@ -84,6 +84,26 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip("no shared data: set NAS_SHARED_DATA to the folder that holds cifar10/ and latency/")
     return folder
+
+
+@pytest.fixture
+def nas_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., Done]:
+    """Run a command in this process, in a folder of the test's own."""
+    from journey import Done
+
+    from nas.cli import main
+
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: object) -> Done:
+        capsys.readouterr()
+        code = main([str(argument) for argument in arguments])
+        said = capsys.readouterr()
+        return Done(code, said.out, said.err)
+
+    return run
 
 
 @pytest.fixture(scope="session")

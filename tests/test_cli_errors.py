@@ -6,30 +6,12 @@ import csv
 import json
 import re
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from journey import TARGET, Done, Journey, search_command
 
-from nas.cli import main
-
-Nas = Callable[..., Done]
 DIGITS_TOML = Path(__file__).resolve().parents[1] / "search_spaces" / "digits.toml"
-
-
-@pytest.fixture
-def nas_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Nas:
-    """Run a command in this process, in a folder of the test's own."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*arguments: object) -> Done:
-        capsys.readouterr()
-        code = main([str(argument) for argument in arguments])
-        said = capsys.readouterr()
-        return Done(code, said.out, said.err)
-
-    return run
 
 
 def contents(folder: Path) -> dict[str, bytes]:

@@ -39,7 +39,7 @@ _FEW_BAD, _BAD_SHARE = 10, 1000
 
 @dataclass(frozen=True, kw_only=True)
 class StreamOptions:
-    """How a stream is shuffled, cropped and read; the first six decide what training sees.
+    """How a stream is shuffled, cropped and read; the first four decide what training sees.
 
     Samples are shuffled within windows of at least `window` samples and `groups` groups; of parquet, up to two windows
     are in memory, encoded. Crops take `scale` of an image's area, `ratio` of width to height (0.08 to 1 and 3/4 to 4/3

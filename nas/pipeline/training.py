@@ -14,7 +14,7 @@ from nas.predict import LatencyPredictor
 from nas.space import SearchSpace, load_space
 from nas.training import Plan, Progress, Trained, Work, estimate, sampler_options, torch_threads, workload
 from nas.training import train as train_supernet
-from nas.training.label_writer import LabelProgress, write_labels
+from nas.training.label_writer import LabelPlan, LabelProgress, write_labels
 from nas.training.ranks import own_device, speaks
 from nas.training.soft_labels import load_soft_labels
 from nas.training.stored_labels import StoredLabels
@@ -138,7 +138,10 @@ def store_labels(
     check_device(device)
     loaded = load_for(space, data, listener, max_bad)
     asked = load_teacher(teacher, loaded, temperature=temperature, device=own_device(device))
-    listener.say(f"teacher {asked}")
+
+    def announce(plan: LabelPlan) -> None:
+        listener.say(f"teacher {asked}")
+        listener.say(f"labels: {plan}")
 
     def tell(now: LabelProgress) -> None:
         listener.progress("label", now.done, now.images, f"{now.images_per_second:.0f} images/s")
@@ -146,7 +149,7 @@ def store_labels(
     with torch_threads(threads), _bad_told(loaded, listener):
         return write_labels(
             asked, loaded, out, epochs=epochs, top=top, seed=seed, device=device,
-            announce=lambda plan: listener.say(f"labels: {plan}"), progress=tell,
+            announce=announce, progress=tell,
         )  # fmt: skip
 
 
