@@ -36,11 +36,11 @@ class CoarseFirst(Sampler):
         self._counts = token_columns(setting.space)
 
     def step(self, step: int) -> Draw:
-        draw = self._inner.step(step)
-        if step >= self._until:
-            return draw
-        *archs, largest = self._coarse([*draw.archs, self._space.largest], step / self._until)
-        return replace(draw, archs=tuple(archs), largest=largest)
+        return self._coarser(self._inner.step(step), step)
+
+    def typical(self, count: int) -> list[Draw]:
+        """As those of a training of `count` steps."""
+        return [self._coarser(draw, step) for step, draw in enumerate(self._inner.typical(count))]
 
     def hear(self, draw: Draw, losses: Sequence[float]) -> None:
         self._inner.hear(draw, losses)
@@ -50,6 +50,12 @@ class CoarseFirst(Sampler):
 
     def load_state(self, state: State) -> None:
         self._inner.load_state(state)
+
+    def _coarser(self, draw: Draw, step: int) -> Draw:
+        if step >= self._until:
+            return draw
+        *archs, largest = self._coarse([*draw.archs, self._space.largest], step / self._until)
+        return replace(draw, archs=tuple(archs), largest=largest)
 
     def _coarse(self, archs: Sequence[Arch], passed: float) -> list[Arch]:
         """`passed`: the share of the coarse steps that is over, below 1."""
