@@ -17,7 +17,7 @@ from nas.cli import main
 from nas.cli.app import app
 
 VERBS = {
-    *("demo", "doctor", "space list", "space show", "train", "measure", "fit latency", "fit accuracy"),
+    *("demo", "doctor", "space list", "space show", "train", "measure", "fit latency", "fit accuracy", "table import"),
     *("search", "adapt", "verify", "status", "report", "pareto", "export", "label"),
 }
 

@@ -21,6 +21,7 @@ from nas.cli.options import (
     SpaceName,
     example,
 )
+from nas.cli.tables import import_table
 from nas.cli.training import label, train
 
 app = typer.Typer(
@@ -34,8 +35,10 @@ app = typer.Typer(
 )
 space_app = typer.Typer(help="Look at search spaces.", no_args_is_help=True)
 fit_app = typer.Typer(help="Fit predictors from what was measured and evaluated.", no_args_is_help=True)
+table_app = typer.Typer(help="Latency tables of others.", no_args_is_help=True)
 app.add_typer(space_app, name="space")
 app.add_typer(fit_app, name="fit")
+app.add_typer(table_app, name="table")
 
 
 @app.callback(invoke_without_command=True)
@@ -139,6 +142,9 @@ def space_show(space: SpaceName, num_classes: Classes = None, as_json: Json = Fa
     emit(as_json, result, text)
 
 
+table_app.command(
+    "import", epilog=example("nas table import hwgpt hwgpt.csv.gz --out tables/hwgpt --where device=a100")
+)(import_table)
 app.command(epilog=example("nas train digits --data digits --out supernets/digits"))(train)
 app.command(epilog=example("nas label digits --data digits --teacher teacher.onnx --epochs 10 --out labels/digits"))(
     label
