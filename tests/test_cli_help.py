@@ -19,6 +19,7 @@ from nas.cli.app import app
 VERBS = {
     *("demo", "doctor", "space list", "space show", "train", "measure", "fit latency", "fit accuracy", "table import"),
     *("search", "adapt", "verify", "status", "report", "pareto", "export", "label"),
+    *("target add", "target list", "target check", "target remove"),
 }
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from nas.errors import TargetError
 from nas.latency import RUNTIMES, Runtime, Target, local_targets, probe
-from nas.latency.target import usable_cores
+from nas.latency.onboard.facts import usable_cores
 
 TARGETS = st.builds(
     lambda runtime, threads, batch: replace(Target.parse(f"local/{runtime}/fp32"), threads=threads, batch=batch),
@@ -44,7 +44,7 @@ def test_one_target_has_one_text() -> None:
         ("local/onnxruntime", "device/runtime/precision"),
         ("", "device/runtime/precision"),
         ("local//fp32", "device/runtime/precision"),
-        ("pixel6/tflite/fp32", "expected 'local'"),
+        ("pixel6/tflite/fp32", "unknown device 'pixel6', expected one of local"),
         ("local/tensorrt/fp32", "onnxruntime, torch"),
         ("local/onnxruntime/int4", "fp32"),
         ("local/onnxruntime/fp32/t0", "'t0' is not understood"),
@@ -78,8 +78,8 @@ def test_a_runtime_that_is_not_installed_is_named_with_its_extra(monkeypatch: py
         target.check()
 
 
-def test_a_target_from_elsewhere_cannot_be_measured_here() -> None:
-    with pytest.raises(TargetError, match="only the device 'local'"):
+def test_a_target_of_an_unknown_device_cannot_be_measured() -> None:
+    with pytest.raises(TargetError, match="unknown device 'pixel6'"):
         replace(Target.parse("local/torch/fp32"), device="pixel6").check()
 
 

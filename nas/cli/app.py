@@ -22,6 +22,7 @@ from nas.cli.options import (
     example,
 )
 from nas.cli.tables import import_table
+from nas.cli.targets import app as target_app
 from nas.cli.training import label, train
 
 app = typer.Typer(
@@ -38,6 +39,7 @@ fit_app = typer.Typer(help="Fit predictors from what was measured and evaluated.
 table_app = typer.Typer(help="Latency tables of others.", no_args_is_help=True)
 app.add_typer(space_app, name="space")
 app.add_typer(fit_app, name="fit")
+app.add_typer(target_app, name="target")
 app.add_typer(table_app, name="table")
 
 

@@ -2,7 +2,7 @@
 
 from nas.latency.fresh import measure_in_fresh_process
 from nas.latency.host import disturbances, host_facts
-from nas.latency.measure import Measurement, anchor_arch, estimate_seconds, measure_archs, probe
+from nas.latency.measure import Measurement, anchor_arch, estimate_seconds, glance, measure_archs, probe
 from nas.latency.protocol import Effort, Samples, Session, measure_rounds
 from nas.latency.runtimes import RUNTIMES, Runtime
 from nas.latency.table import LatencyTable, TableWriter, read_table
@@ -21,6 +21,7 @@ __all__ = [
     "anchor_arch",
     "disturbances",
     "estimate_seconds",
+    "glance",
     "host_facts",
     "local_targets",
     "measure_archs",

@@ -15,10 +15,10 @@ import numpy as np
 
 from nas.arch import Arch
 from nas.errors import MeasureError
-from nas.latency.measure import CHUNK, Measurement
+from nas.latency.measure import CHUNK, Measurement, measure_archs
 from nas.latency.protocol import Effort, Say
 from nas.latency.runtimes import Subject
-from nas.latency.target import Target
+from nas.latency.target import LOCAL, Target
 
 
 def measure_in_fresh_process(
@@ -33,6 +33,11 @@ def measure_in_fresh_process(
     say: Say = lambda text: None,
 ) -> Iterator[tuple[int, Measurement]]:
     """`measure_archs` in a new Python process, which ends with the iteration. Raises `MeasureError` where it fails."""
+    if target.device != LOCAL:  # where every session is a process of its own
+        yield from measure_archs(
+            archs, target, rng=rng, anchor=anchor, effort=effort, reference_ms=reference_ms, chunk=chunk, say=say
+        )
+        return
     target.check()
     job = {
         "target": str(target),

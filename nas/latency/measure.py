@@ -24,7 +24,9 @@ from nas.arch import Arch, PatchStem, PoolHead, Stage, TransformerBlock
 from nas.cost import cost, operators
 from nas.errors import MeasureError, TargetError
 from nas.export.vit_graph import as_vit
-from nas.latency.protocol import MAX_DRIFT, MIN_TIMING_S, Clock, Effort, Samples, Say, Session, measure_rounds
+from nas.latency.bench import Bench, open_bench
+from nas.latency.onboard.rounds import MIN_TIMING_S
+from nas.latency.protocol import MAX_DRIFT, Clock, Effort, Samples, Say, Session
 from nas.latency.runtimes import Subject
 from nas.latency.target import Target
 
@@ -110,10 +112,25 @@ def measure_archs(
     not yielded and nothing else. Raises `TargetError` where the target cannot be measured here, `MeasureError` where a
     network cannot be run.
     """
-    target.check()
     archs, effort, anchor = list(archs), effort or Effort(), anchor or anchor_arch()
+    with open_bench(target, anchor, clock=clock, say=say) as bench:
+        yield from _sessions(bench, archs, target, rng, anchor, effort, reference_ms, chunk, progress, say)
+
+
+def _sessions(
+    bench: Bench,
+    archs: Sequence[Subject],
+    target: Target,
+    rng: np.random.Generator,
+    anchor: Arch,
+    effort: Effort,
+    reference_ms: float | None,
+    chunk: int,
+    progress: Callable[[int, int], None],
+    say: Say,
+) -> Iterator[tuple[int, Measurement]]:
+    """See `measure_archs`."""
     session_id = f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{uuid.uuid4().hex[:4]}"
-    run_anchor = target.spec.prepare(anchor, target)
     kept: dict[int, Measurement] = {}  # the calmest so far of what was disturbed
     attempts = [0] * len(archs)
     waiting = rng.permutation(len(archs)).tolist()
@@ -121,14 +138,11 @@ def measure_archs(
     while waiting:
         chosen = [waiting[place] for place in next(_chunks([archs[i] for i in waiting], chunk))]
         del waiting[: len(chosen)]
-        session = measure_rounds(
-            # No name of its own: what was loaded is to be gone before the next chunk is.
-            [target.spec.prepare(archs[i], target) for i in chosen],
-            run_anchor,
+        session = bench.session(
+            [archs[i] for i in chosen],
             rng=rng,
             effort=replace(effort, attempts=1),
             accept=_not_slower(reference_ms),
-            clock=clock,
         )
         here_ms = reference_ms or session.anchor.median_ms
         if (off := session.anchor.median_ms / here_ms - 1) < -MAX_DRIFT:
@@ -164,12 +178,9 @@ def _tell(session: Session, again: int, chosen: int, say: Say) -> None:
 
 def estimate_seconds(archs: Sequence[Subject], target: Target, *, effort: Effort | None = None) -> float:
     """About how long `measure_archs` takes undisturbed, from a few runs of the anchor (0.1 s) and the MACs."""
-    target.check()
     effort = effort or Effort()
     timings = effort.rounds * (effort.warmup + effort.timed)
-    run = target.spec.prepare(anchor_arch(), target)
-    run()
-    second_per_mac = min(_seconds(run) for _ in range(5)) / cost(anchor_arch()).macs
+    second_per_mac = 1e-3 * glance(target).min_ms / cost(anchor_arch()).macs
     total = 0.0
     for arch in archs:
         macs = cost(arch).macs if isinstance(arch, Arch) else cost(anchor_arch()).macs
@@ -187,11 +198,16 @@ def _prepare_s(subject: Subject, target: Target) -> float:
 def probe(target: Target) -> str | None:
     """Runs the anchor once: what keeps a target from answering, or None where it does."""
     try:
-        target.check()
-        target.spec.prepare(anchor_arch(), target)()
+        glance(target)
     except (TargetError, MeasureError) as error:
         return str(error)
     return None
+
+
+def glance(target: Target) -> Samples:
+    """The anchor, timed a few times. Raises as `measure_archs` does."""
+    with open_bench(target, anchor_arch(), clock=time.perf_counter, say=lambda text: None) as bench:
+        return bench.session([], rng=np.random.default_rng(0), effort=Effort(1, 1, 3, 1)).anchor
 
 
 def _not_slower(reference_ms: float | None) -> Callable[[Samples], str | None]:
@@ -248,9 +264,3 @@ def _mib(subject: Subject) -> float:
         return Path(subject).stat().st_size / 2**20
     except OSError as error:
         raise MeasureError(f"{subject} cannot be read: {error.strerror}; export it again") from None
-
-
-def _seconds(run: Callable[[], None]) -> float:
-    start = time.perf_counter()
-    run()
-    return time.perf_counter() - start

@@ -12,25 +12,21 @@ minimum 4.3 %; interleaved, median of round minima 3.6 %, its ratio to the ancho
 
 from __future__ import annotations
 
-import gc
-import math
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nas.errors import MeasureError
-from nas.latency.runtimes import Run
+from nas.latency.onboard.rounds import MIN_TIMING_S, Clock, ClockError, Run, time_rounds
 
-MIN_TIMING_S = 2e-3  # thousands of times what reading the clock costs
-MAX_INNER = 1000
+__all__ = ["MIN_TIMING_S", "Clock", "Effort", "Samples", "Say", "Session", "judged", "measure_rounds"]
+
 MAX_DRIFT = 0.10
 MAX_SPREAD = 0.20  # of one network: of many, some drift more than the anchor without anything being wrong
 
-Clock = Callable[[], float]
 Say = Callable[[str], None]
 
 
@@ -54,6 +50,14 @@ class Samples:
 
     rounds_ms: NDArray[np.float64]
     inner: int
+
+    @classmethod
+    def of_seconds(cls, seconds: Sequence[Sequence[float]], inner: int) -> Samples:
+        """From seconds of one run, (rounds, timed). `MeasureError` for what no clock says."""
+        rounds_ms = 1e3 * np.array(seconds, dtype=np.float64)
+        if rounds_ms.ndim != 2 or not rounds_ms.size or not (np.isfinite(rounds_ms) & (rounds_ms > 0)).all():
+            raise MeasureError(f"timings of shape {rounds_ms.shape} that are not all positive, expected rounds of them")
+        return cls(rounds_ms, int(inner))
 
     @property
     def minima_ms(self) -> NDArray[np.float64]:
@@ -85,6 +89,10 @@ class Samples:
     def p95_ms(self) -> float:
         """95th percentile of all timings (of means of `inner` runs, where a run is short)."""
         return float(np.percentile(self.rounds_ms, 95))
+
+
+Accept = Callable[[Samples], str | None]
+"""What is wrong with the samples of an anchor, None where nothing is."""
 
 
 @dataclass(frozen=True)
@@ -119,7 +127,7 @@ def measure_rounds(
     *,
     rng: np.random.Generator,
     effort: Effort | None = None,
-    accept: Callable[[Samples], str | None] | None = None,
+    accept: Accept | None = None,
     say: Say = lambda text: None,
     clock: Clock = time.perf_counter,
 ) -> Session:
@@ -132,17 +140,22 @@ def measure_rounds(
     effort = effort or Effort()
     best: Session | None = None
     for attempt in range(1, effort.attempts + 1):
-        *networks, beside = _rounds([*runners, anchor], effort, rng, clock)
-        session = Session(tuple(networks), beside, attempt)
-        trouble = _trouble(session) or (accept(beside) if accept else None)
-        if trouble is None:
+        session = judged(_rounds([*runners, anchor], effort, rng, clock), accept, attempt)
+        if not session.disturbed:
             return session
         if best is None or session.drift < best.drift:
-            best = replace(session, trouble=trouble)
+            best = session
         again = "measuring again" if attempt < effort.attempts else "kept, and marked as disturbed"
-        say(f"disturbed measurement {attempt} of {effort.attempts}: {trouble}; {again}")
+        say(f"disturbed measurement {attempt} of {effort.attempts}: {session.trouble}; {again}")
     assert best is not None
     return replace(best, attempts=effort.attempts)
+
+
+def judged(samples: Sequence[Samples], accept: Accept | None = None, attempt: int = 1) -> Session:
+    """The session of networks and, last, the anchor, with what disturbed it."""
+    *networks, anchor = samples
+    session = Session(tuple(networks), anchor, attempt)
+    return replace(session, trouble=_trouble(session) or (accept(anchor) if accept else None))
 
 
 def _trouble(session: Session) -> str | None:
@@ -153,40 +166,11 @@ def _trouble(session: Session) -> str | None:
 
 
 def _rounds(runs: Sequence[Run], effort: Effort, rng: np.random.Generator, clock: Clock) -> list[Samples]:
-    with _no_garbage_collection():
-        inner = [_inner(run, clock) for run in runs]
-        timings_s = np.zeros((len(runs), effort.rounds, effort.timed))
-        for r in range(effort.rounds):
-            for i in rng.permutation(len(runs)):
-                for _ in range(effort.warmup):
-                    _timing(runs[i], inner[i], clock)
-                timings_s[i, r] = [_timing(runs[i], inner[i], clock) for _ in range(effort.timed)]
-    return [Samples(1e3 * timings_s[i] / inner[i], inner[i]) for i in range(len(runs))]
+    def shuffled(n: int) -> list[int]:
+        return [int(i) for i in rng.permutation(n)]
 
-
-def _timing(run: Run, inner: int, clock: Clock) -> float:
-    start = clock()
-    for _ in range(inner):
-        run()
-    seconds = clock() - start
-    if not (math.isfinite(seconds) and seconds > 0):
-        raise MeasureError(f"the clock went from {start} by {seconds} s while a network ran; measure again")
-    return seconds
-
-
-def _inner(run: Run, clock: Clock) -> int:
-    """Runs per timing, so that a timing lasts `MIN_TIMING_S`; the first run allocates, and is not counted."""
-    run()
-    fastest = min(_timing(run, 1, clock) for _ in range(3))
-    return min(MAX_INNER, max(1, math.ceil(MIN_TIMING_S / fastest)))
-
-
-@contextmanager
-def _no_garbage_collection() -> Iterator[None]:
-    was_enabled = gc.isenabled()
-    gc.disable()
     try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
+        found = time_rounds(runs, effort.rounds, effort.warmup, effort.timed, shuffled, clock)
+    except ClockError as error:
+        raise MeasureError(str(error)) from None
+    return [Samples.of_seconds(seconds, inner) for seconds, inner in found]

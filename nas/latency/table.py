@@ -28,7 +28,6 @@ from numpy.typing import NDArray
 
 from nas.errors import MeasureError, RunError
 from nas.files import write_whole
-from nas.latency.host import host_facts
 from nas.latency.measure import Measurement, anchor_arch
 from nas.latency.protocol import Say
 from nas.latency.table_text import (
@@ -104,7 +103,7 @@ class TableWriter:
     def __init__(
         self, path: str | Path, target: Target, space: SearchSpace | None = None, *, say: Say = lambda text: None
     ) -> None:
-        self.path = Path(path)
+        self.path, self._target = Path(path), target
         header = _new_header(target, space)
         self._guard(lambda: self._begin(header))
         _check_same(_read_header(self.path / HEADER), header, self.path)
@@ -136,7 +135,7 @@ class TableWriter:
         sample = {"id": arch_id, "genotype": genes, **measurement.to_row()}
         cells = to_cells(arch_id, genes, measurement)
         if measurement.session not in self._sessions:
-            self._guard(lambda: _append_line(self.path / SESSIONS, _session_line(measurement.session)))
+            self._guard(lambda: _append_line(self.path / SESSIONS, _session_line(measurement.session, self._target)))
             self._sessions.add(measurement.session)
         self._guard(lambda: self._append_both(json.dumps(sample, allow_nan=False) + "\n", csv_line(cells)))
         self._rows[arch_id] = from_cells(cells)
@@ -208,8 +207,8 @@ def _append_line(path: Path, line: str) -> None:
             raise
 
 
-def _session_line(session: str) -> str:
-    return json.dumps({"session": session, "host": host_facts()}) + "\n"
+def _session_line(session: str, target: Target) -> str:
+    return json.dumps({"session": session, "host": target.facts}) + "\n"
 
 
 def _new_header(target: Target, space: SearchSpace | None) -> dict[str, Any]:
@@ -219,7 +218,7 @@ def _new_header(target: Target, space: SearchSpace | None) -> dict[str, Any]:
     if space is not None:
         genes = [gene.name for gene in space.genes]
         header["space"] = {"name": space.name, "digest": space.digest, "genes": genes, "toml": space.to_toml()}
-    return header | {"host": host_facts()}
+    return header | {"host": target.facts}
 
 
 def _read_header(path: Path) -> dict[str, Any]:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import re
 from dataclasses import dataclass
+from typing import Any
 
 from nas.errors import TargetError
 from nas.latency.runtimes import RUNTIMES, Runtime
 
 LOCAL = "local"
+NOT_INSTALLED = "not installed"
+MOST_THREADS = 9999
 EXAMPLE = "local/onnxruntime/fp32"
 _OPTION = re.compile(r"([tb])([1-9][0-9]{0,3})")
 _GRAMMAR = "device/runtime/precision[/tTHREADS][/bBATCH]"
@@ -37,15 +39,14 @@ class Target:
         Raises `TargetError` that says what is possible; whether it can be measured now is `check`'s question.
         """
         device, runtime, precision, options = _split(text)
-        if device != LOCAL:
-            raise TargetError(f"target {text!r}: unknown device {device!r}, expected {LOCAL!r} as in {EXAMPLE}")
+        versions = _versions(device, text)
         if runtime not in RUNTIMES:
             raise TargetError(f"target {text!r}: unknown runtime {runtime!r}, expected one of {', '.join(RUNTIMES)}")
         known = RUNTIMES[runtime]
         if precision not in known.precisions:
             possible = ", ".join(known.precisions)
             raise TargetError(f"target {text!r}: {runtime} does not run {precision!r} here, expected one of {possible}")
-        version = known.version or "not installed"
+        version = versions.get(runtime, NOT_INSTALLED)
         return cls(device, runtime, version, known.lowering, precision, options.get("t", 1), options.get("b", 1))
 
     def __str__(self) -> str:
@@ -66,14 +67,30 @@ class Target:
         return RUNTIMES[self.runtime]
 
     def check(self) -> None:
-        """Raise `TargetError` where this target cannot be measured on this machine as it is."""
-        if self.device != LOCAL:
-            raise TargetError(f"target {self}: only the device {LOCAL!r} can be measured from here")
-        if self.spec.version is None:
+        """Raise `TargetError` where this target cannot be measured from here as it is. No device is asked."""
+        if not _versions(self.device, str(self)).get(self.runtime):
+            raise TargetError(f"target {self}: {self.runtime} is not installed{self._how_to_install()}")
+        if self.threads > (cores := self.facts.get("usable_cores") or MOST_THREADS):
+            raise TargetError(f"target {self} asks for {self.threads} threads, but there are {cores} cores to use")
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """Of the machine: this one as it is, another as it was when it was added."""
+        if self.device == LOCAL:
+            from nas.latency.host import host_facts
+
+            return host_facts()
+        from nas.latency.devices import find_device
+
+        return find_device(self.device).facts
+
+    def _how_to_install(self) -> str:
+        if self.device == LOCAL:
             extra = f"paretovit[{self.spec.extra}]" if self.spec.extra else self.spec.package
-            raise TargetError(f"target {self}: {self.runtime} is not installed; run: pip install '{extra}'")
-        if self.threads > (cores := usable_cores()):
-            raise TargetError(f"target {self} asks for {self.threads} threads, but this process may use {cores} cores")
+            return f"; run: pip install '{extra}'"
+        if not self.spec.portable:
+            return f" on {self.device}, and cannot be: it runs on {LOCAL!r} alone, having no file to send"
+        return f" on {self.device}; install it there, and add the device again: nas target add {self.device} ..."
 
 
 def local_targets(*, installed: bool = True) -> list[Target]:
@@ -83,9 +100,24 @@ def local_targets(*, installed: bool = True) -> list[Target]:
     return [Target.parse(f"{LOCAL}/{runtime.name}/{p}") for runtime in runtimes for p in runtime.precisions]
 
 
-def usable_cores() -> int:
-    """Cores that this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def targets_of(device: str) -> list[Target]:
+    """One target, at one thread and batch one, for each runtime that is on a device, and each of its precisions."""
+    found = _versions(device, device)
+    return [Target.parse(f"{device}/{name}/{p}") for name in found for p in RUNTIMES[name].precisions]
+
+
+def _versions(device: str, text: str) -> dict[str, str]:
+    """Of the runtimes on a device that networks can be run by. `TargetError` for a device that is not known."""
+    if device == LOCAL:
+        return {name: version for name, runtime in RUNTIMES.items() if (version := runtime.version)}
+    from nas.latency.devices import devices
+
+    known = devices()
+    if device not in known:
+        there = f"expected one of {', '.join([LOCAL, *known])}; add it: nas target add {device} --ssh HOST"
+        raise TargetError(f"target {text!r}: unknown device {device!r}, {there}")
+    runtimes = known[device].facts.get("runtimes", {})
+    return {name: version for name, version in runtimes.items() if name in RUNTIMES and RUNTIMES[name].portable}
 
 
 def _split(text: str) -> tuple[str, str, str, dict[str, int]]:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from nas.latency import Effort, TableWriter, Target, disturbances, estimate_seconds, measure_archs
+from nas.latency.target import LOCAL
 from nas.pipeline.listener import SILENT, Listener
 from nas.space import Genotypes, SearchSpace, load_space
 
@@ -52,7 +53,7 @@ def measure(
         listener.say(
             f"measuring {len(missing)} of {len(archs)} networks on {target}: about {seconds:.0f} s undisturbed"
         )
-        for sentence in disturbances():
+        for sentence in disturbances() if target.device == LOCAL else ():
             listener.say(sentence)
     for index, measurement in (
         measure_archs(

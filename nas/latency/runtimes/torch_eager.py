@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from nas.errors import MeasureError
 
 if TYPE_CHECKING:
-    from nas.latency.runtimes import Run, Subject
+    from nas.latency.onboard.rounds import Run
+    from nas.latency.runtimes import Subject
     from nas.latency.target import Target
 
 

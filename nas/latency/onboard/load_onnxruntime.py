@@ -1,0 +1,51 @@
+"""ONNX Runtime on the CPU."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnxruntime
+
+from .loaders import LoadError
+from .rounds import Run
+
+if TYPE_CHECKING:
+    from .loaders import Model
+
+
+def load(model: Model, threads: int, batch: int, precision: str) -> Run:
+    """A session on an ONNX model, its batch pinned; what it computes in is the model's own precision."""
+    try:
+        session = onnxruntime.InferenceSession(model, _options(threads, batch), providers=["CPUExecutionProvider"])
+    except Exception as error:  # ONNX Runtime raises a dozen unrelated classes, none of them exported by name
+        raise LoadError(f"ONNX Runtime cannot load it: {str(error).splitlines()[0]}") from error
+    feeds = {node.name: _images(node, batch) for node in session.get_inputs()}
+    outputs = [node.name for node in session.get_outputs()]
+
+    def run() -> None:
+        session.run(outputs, feeds)
+
+    return run
+
+
+def _options(threads: int, batch: int) -> Any:
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+    # Many sessions are loaded at once: threads that spin would take cores from the one that is measured.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    # With a fixed batch the shape arithmetic of a dynamic export folds away and more operators fuse.
+    options.add_free_dimension_override_by_name("batch", batch)
+    return options
+
+
+def _images(node: Any, batch: int) -> Any:
+    shape = [size if isinstance(size, int) else batch for size in node.shape]
+    if node.type != "tensor(float)":
+        raise LoadError(f"input {node.name!r} is a {node.type}, expected fp32 images, tensor(float)")
+    if shape[:1] != [batch]:
+        raise LoadError(f"input {node.name!r} has a batch of {shape[:1]}, but the target asks for {batch}")
+    return np.random.default_rng(0).standard_normal(shape).astype(np.float32)
