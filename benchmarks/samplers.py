@@ -31,7 +31,7 @@ from nas.training.samplers.levels import cost_levels
 HERE = Path(__file__).resolve().parent
 OUT = HERE.parent / "results" / "samplers"
 SPACE = str(HERE / "vit_cifar_patch8.toml")
-RATES, SWEEP_SEED, SEEDS = (5e-4, 1e-3, 2e-3), 0, (1, 2, 3)
+RATES, SWEEP_SEED, SEEDS = (1e-3, 2e-3, 4e-3), 0, (1, 2, 3)
 STEPS, SUBNETS, BATCH = 2000, 3, 96
 LEVELS, ARCHS, IMAGES = 5, 8, 2500
 BACKWARD = 3  # forward, gradient by activations, gradient by weights
@@ -120,7 +120,7 @@ def tasks(scale: Scale, phases: list[str], rows: list[Row]) -> list[Task]:
     found: list[tuple[Arm, float, int, int]] = []
     arms = MAIN if scale.device == "cpu" else MAIN + OTHERS
     if "sweep" in phases:
-        found += [(arm, lr, SWEEP_SEED, scale.steps) for lr in (1e-3, 2e-3, 5e-4) for arm in arms]
+        found += [(arm, lr, SWEEP_SEED, scale.steps) for lr in RATES for arm in arms]
     chosen = {arm: lr for arm in arms if (lr := best_rate(arm, rows)) is not None}
     if "seeds" in phases:
         found += [(arm, lr, seed, scale.steps) for seed in SEEDS for arm, lr in chosen.items()]
