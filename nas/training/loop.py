@@ -242,8 +242,10 @@ class _Report:
         return float(conflict(session.learner.net, [space.smallest], [space.largest], images, targets, bf16=bf16))
 
     def save_due(self) -> bool:
-        now, session = time.perf_counter(), self._session
-        return now - self._saved >= self._save_every_s or session.step == session.plan.steps
+        """Only where a check is due too: what samplers hear, and when, must not depend on the clock."""
+        if self._session.step == self._session.plan.steps:
+            return True
+        return self.check_due() and time.perf_counter() - self._saved >= self._save_every_s
 
     def save(self) -> None:
         """A checkpoint, of weights whose loss is known to be finite."""
