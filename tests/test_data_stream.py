@@ -6,7 +6,7 @@ import json
 import tarfile
 import threading
 import weakref
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pytest
@@ -386,6 +386,17 @@ def test_the_sample_is_of_train_and_fixes_the_normalisation(data):
     }
     pixels = data.normalise(stream.sample.images)
     assert abs(pixels.mean().item()) < 1e-4
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_a_process_that_judges_nothing_holds_the_same_stream_and_no_other_split(tmp_path, kind):
+    folder = write(kind, tmp_path)
+    whole, part = load(folder), load(folder, replace(QUICK, train_only=True))
+    assert (len(part.search), len(part.test)) == (0, 0)
+    assert min(len(whole.search), len(whole.test)) > 0
+    assert (part.train.digest, part.normalise) == (whole.train.digest, whole.normalise)
+    with whole.train.reader(8, 1) as one, part.train.reader(8, 1) as other:
+        assert same(one.batch(3), other.batch(3))
 
 
 def test_the_hash_is_of_names_and_labels_and_not_of_the_place(tmp_path):

@@ -46,7 +46,8 @@ class StreamOptions:
     as in most ImageNet recipes; 0.25 to 1 suits short training). Up to `max_bad` images that cannot be decoded are
     replaced by others: a number, or a share where below 1; None: a thousandth, or 10 where that is more. `workers`
     threads decode `ahead` batches beyond the current one (None: a thread a usable core). `cache` is a folder for
-    indices of tar shards, which are made anew each time without one."""
+    indices of tar shards, which are made anew each time without one. `train_only` leaves search and test empty, for
+    processes that take part in a training and judge nothing."""
 
     window: int = 10_000
     groups: int = 16
@@ -56,6 +57,7 @@ class StreamOptions:
     workers: int | None = None
     ahead: int = 2
     cache: Path | None = None
+    train_only: bool = False
 
     def __post_init__(self) -> None:
         for name, least in (("window", 1), ("groups", 1), ("ahead", 0), ("workers", 1), ("max_bad", 0)):

@@ -39,11 +39,14 @@ def load_stream(
     decoder = Decoder(resolution, in_channels)
     held: dict[str, Split] = {}
     for name in [name for name in ("search", "test") if name in rows]:
+        if options.train_only:
+            held[name] = _empty(resolution, in_channels)
+            continue
         held[name], bad = _held(found.get(name, found["train"]), rows[name], decoder, options, say)
         notes += [f"{len(bad)} images of {name} cannot be decoded: left out ({bad[0]})"] if bad else []
     notes += drop_shared(held)
     stream = Stream(found["train"], rows["train"], resolution, in_channels, options)
-    check_filled(spec, {"train": stream, **held}, count)
+    check_filled(spec, {"train": stream, **({} if options.train_only else held)}, count)
     notes.append(
         f"train is streamed: {len(stream)} images; the normalisation is that of {len(stream.sample)} of them, its hash "
         "is over names, sizes and labels, and whether search or test share an image with it is not checked"
@@ -147,6 +150,11 @@ def _least(labels: Ints, keys: Keys, count: int) -> npt.NDArray[np.bool_]:
     taken = np.zeros(len(labels), dtype=bool)
     taken[order] = places < np.repeat(shares, sizes)
     return taken
+
+
+def _empty(resolution: int, in_channels: int) -> Split:
+    size = (0, in_channels, resolution, resolution)
+    return Split(torch.empty(size, dtype=torch.uint8), torch.empty(0, dtype=torch.int64))
 
 
 def _held(source: Source, rows: Ints, decoder: Decoder, options: StreamOptions, say: Say) -> tuple[Split, list[str]]:

@@ -188,7 +188,7 @@ def load_for(space: SearchSpace, data: str | Data, listener: Listener, max_bad: 
         in_channels=space.in_channels,
         num_classes=space.num_classes,
         say=listener.say,
-        stream=StreamOptions(max_bad=max_bad),
+        stream=StreamOptions(max_bad=max_bad, train_only=not speaks()),
     )
 
 
