@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 
 from nas.errors import MeasureError
 from nas.latency import Effort, Samples, Session, measure_rounds
+from nas.latency.onboard.rounds import uncertainty
 
 
 class Machine:
@@ -40,7 +42,8 @@ class Machine:
     def measure(self, networks: list[Callable[[], None]], anchor_ms: float = 3.0, **options: object) -> Session:
         rng = np.random.default_rng(5)
         anchor = self.network("anchor", anchor_ms)
-        return measure_rounds(networks, anchor, rng=rng, clock=self.clock, **options)  # type: ignore[arg-type]
+        settings = {"effort": Effort()} | options
+        return measure_rounds(networks, anchor, rng=rng, clock=self.clock, **settings)  # type: ignore[arg-type]
 
 
 def test_steady_networks_are_measured_exactly() -> None:
@@ -68,6 +71,54 @@ def test_every_round_visits_everyone_in_a_new_order() -> None:
     assert len(rounds) == 6
     assert all(sorted(order) == ["a", "anchor", "b", "c"] for order in rounds)
     assert len(set(rounds)) > 1
+
+
+def test_what_is_known_well_leaves_and_what_is_not_goes_on() -> None:
+    """A network whose rounds scatter by 10 % is timed until the median of its ratio is known to 2 %, no other is."""
+    scatter = np.random.default_rng(2).normal(0, 0.5, 10_000)
+    machine = Machine()
+    effort = Effort(rounds=6, warmup=0, timed=1, within=0.02, most_rounds=200)
+    steady, loose = machine.network("steady", 5.0), machine.network("loose", 5.0, extra_ms=lambda n: scatter[n])
+    session = machine.measure([steady, loose], effort=effort)
+    assert len(session.networks[0].rounds_ms) == 6
+    rounds = len(session.networks[1].rounds_ms)
+    assert 10 < rounds < 200
+    assert len(session.anchor.rounds_ms) == rounds
+    assert session.uncertainty(0) == pytest.approx(0, abs=1e-9)
+    assert session.uncertainty(1) <= 0.02
+    assert len(session.anchor_minima_ms(0)) == 6
+    once_less = Session(
+        (replace(session.networks[1], rounds_ms=session.networks[1].rounds_ms[:-1]),), session.anchor, 1
+    )
+    assert once_less.uncertainty(0) > 0.02
+
+
+def test_rounds_end_with_the_time_that_is_allowed() -> None:
+    scatter = np.random.default_rng(2).normal(0, 0.5, 100_000)
+    machine = Machine()
+    effort = Effort(rounds=6, warmup=0, timed=1, within=1e-6, most_rounds=10_000, limit_s=1.0, attempts=1)
+    session = machine.measure([machine.network("loose", 5.0, extra_ms=lambda n: scatter[n])], effort=effort)
+    assert 1.0 < machine.now < 1.1
+    assert session.uncertainty(0) > 1e-6
+    most = machine.measure(
+        [machine.network("loose", 5.0, extra_ms=lambda n: scatter[n])],
+        effort=replace(effort, most_rounds=9, limit_s=None),
+    )
+    assert len(most.anchor.rounds_ms) == 9
+
+
+@pytest.mark.parametrize("rounds", [5, 6, 10, 40])
+def test_the_interval_holds_the_median_as_often_as_it_says(rounds: int) -> None:
+    """Of lopsided timings: where all rounds are one draw each, the median is that of the distribution."""
+    rng, held, trials = np.random.default_rng(7), 0, 2000
+    for _ in range(trials):
+        ratios = rng.exponential(1.0, rounds) + 1
+        half = uncertainty([[ratio] for ratio in ratios], [[1.0]] * rounds) * np.sort(ratios)[rounds // 2]
+        low = max(0, int((rounds - 1.645 * np.sqrt(rounds)) / 2))
+        ordered = np.sort(ratios)
+        assert ordered[rounds - 1 - low] - ordered[low] == pytest.approx(2 * half)
+        held += ordered[low] <= 1 + np.log(2) <= ordered[rounds - 1 - low]
+    assert held / trials > 0.88
 
 
 def test_a_short_network_is_repeated_inside_a_timing() -> None:

@@ -174,7 +174,7 @@ def test_other_damage_is_named_too(tmp_path: Path, digits: SearchSpace, rows: Ro
     for damaged, says in (
         (text.replace("ratio", "ration"), "line 1: expected the columns"),
         (text + text.splitlines()[1] + "\n", "line 6: .* twice"),
-        (text.replace(",false,", ",", 1), "line 2: 11 cells, expected 12"),
+        (text.replace(",false,", ",", 1), "line 2: 12 cells, expected 13"),
         (text + "\n", "line 6: 0 cells"),
     ):
         (tmp_path / "rows.csv").write_text(damaged)

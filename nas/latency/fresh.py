@@ -16,7 +16,7 @@ import numpy as np
 from nas.arch import Arch
 from nas.errors import MeasureError
 from nas.latency.measure import CHUNK, Measurement, measure_archs
-from nas.latency.protocol import Effort, Say
+from nas.latency.protocol import ADAPTIVE, Effort, Say
 from nas.latency.runtimes import Subject
 from nas.latency.target import LOCAL, Target
 
@@ -44,7 +44,7 @@ def measure_in_fresh_process(
         "subjects": [_describe(arch) for arch in archs],
         "anchor": anchor.to_json() if anchor else None,
         "seed": int(rng.integers(2**63)),
-        "effort": asdict(effort or Effort()),
+        "effort": asdict(effort or ADAPTIVE),
         "reference_ms": reference_ms,
         "chunk": chunk,
     }

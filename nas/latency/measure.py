@@ -14,7 +14,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import MISSING, asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from nas.errors import MeasureError, TargetError
 from nas.export.vit_graph import as_vit
 from nas.latency.bench import Bench, open_bench
 from nas.latency.onboard.rounds import MIN_TIMING_S
-from nas.latency.protocol import MAX_DRIFT, Clock, Effort, Samples, Say, Session
+from nas.latency.protocol import ADAPTIVE, MAX_DRIFT, Clock, Effort, Samples, Say, Session
 from nas.latency.runtimes import Subject
 from nas.latency.target import Target
 
@@ -57,6 +57,7 @@ class Measurement:
     percentile and the smallest of all timings, brought to the same scale (times reference_ms / anchor_ms). ratio =
     median of the network's round minima / anchor_ms; anchor_ms = median of the anchor's, in the same session. rounds_ms
     (rounds x timed) and anchor_rounds_ms (round minima) are as timed. anchor_drift: `Samples.spread` of the anchor.
+    uncertainty: half of the 90 % interval of ratio, as a share of it; None of fewer than five rounds.
     """
 
     target: str
@@ -73,6 +74,7 @@ class Measurement:
     anchor_rounds_ms: tuple[float, ...]
     inner: int
     disturbed: bool
+    uncertainty: float | None = None
 
     def to_row(self) -> dict[str, Any]:
         """Plain JSON values, one per field."""
@@ -82,7 +84,7 @@ class Measurement:
     def from_row(cls, row: dict[str, Any]) -> Measurement:
         """The measurement a row describes; other keys are ignored, `MeasureError` where one is missing."""
         try:
-            values = {field.name: row[field.name] for field in fields(cls)}
+            values = {f.name: row[f.name] for f in fields(cls) if f.name in row or f.default is MISSING}
             values["rounds_ms"] = tuple(tuple(float(ms) for ms in timings) for timings in values["rounds_ms"])
             values["anchor_rounds_ms"] = tuple(float(ms) for ms in values["anchor_rounds_ms"])
         except (KeyError, TypeError, ValueError) as error:
@@ -112,7 +114,7 @@ def measure_archs(
     not yielded and nothing else. Raises `TargetError` where the target cannot be measured here, `MeasureError` where a
     network cannot be run.
     """
-    archs, effort, anchor = list(archs), effort or Effort(), anchor or anchor_arch()
+    archs, effort, anchor = list(archs), effort or ADAPTIVE, anchor or anchor_arch()
     with open_bench(target, anchor, clock=clock, say=say) as bench:
         yield from _sessions(bench, archs, target, rng, anchor, effort, reference_ms, chunk, progress, say)
 
@@ -160,6 +162,7 @@ def _sessions(
                 yield i, kept.pop(i)
         waiting += again
         _tell(session, len(again), len(chosen), say)
+        _tell_loose(session, effort, say)
         progress(len(archs) - len(waiting), len(archs))
 
 
@@ -176,9 +179,21 @@ def _tell(session: Session, again: int, chosen: int, say: Say) -> None:
         say(f"disturbed: {what}; {chosen} networks kept, and marked as disturbed")
 
 
+def _tell_loose(session: Session, effort: Effort, say: Say) -> None:
+    if effort.within is None:
+        return
+    unsure = [session.uncertainty(i) for i in range(len(session.networks))]
+    if loose := sum(share > effort.within for share in unsure):
+        rounds = len(session.anchor.rounds_ms)
+        say(
+            f"{loose} of {len(unsure)} networks are known to {max(unsure):.1%} at worst after {rounds} rounds, "
+            f"{effort.within:.1%} was asked for"
+        )
+
+
 def estimate_seconds(archs: Sequence[Subject], target: Target, *, effort: Effort | None = None) -> float:
     """About how long `measure_archs` takes undisturbed, from a few runs of the anchor (0.1 s) and the MACs."""
-    effort = effort or Effort()
+    effort = effort or ADAPTIVE
     timings = effort.rounds * (effort.warmup + effort.timed)
     second_per_mac = 1e-3 * glance(target).min_ms / cost(anchor_arch()).macs
     total = 0.0
@@ -222,7 +237,8 @@ def _not_slower(reference_ms: float | None) -> Callable[[Samples], str | None]:
 def _measurement(
     session: Session, position: int, target: Target, session_id: str, anchor: Arch, reference: float
 ) -> Measurement:
-    samples, anchor_ms = session.networks[position], session.anchor.median_ms
+    samples, minima_ms = session.networks[position], session.anchor_minima_ms(position)
+    anchor_ms = float(np.median(minima_ms))
     ratio, scale = samples.median_ms / anchor_ms, reference / anchor_ms
     return Measurement(
         target=str(target),
@@ -236,7 +252,8 @@ def _measurement(
         reference_ms=reference,
         anchor_drift=session.anchor.spread,
         rounds_ms=tuple(tuple(round(ms, 6) for ms in timings) for timings in samples.rounds_ms.tolist()),
-        anchor_rounds_ms=tuple(round(ms, 6) for ms in session.anchor.minima_ms.tolist()),
+        anchor_rounds_ms=tuple(round(ms, 6) for ms in minima_ms.tolist()),
+        uncertainty=None if np.isinf(unsure := session.uncertainty(position)) else unsure,
         inner=samples.inner,
         disturbed=session.is_disturbed(position),
     )

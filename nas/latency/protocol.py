@@ -4,7 +4,8 @@ A session times n networks and one anchor network, all loaded at once. Each roun
 takes `timed` timings of each after `warmup` untimed ones; a network that runs for less than `MIN_TIMING_S` is repeated
 `inner` times inside a timing. Interference that outlasts a round meets every network alike; what is shorter only ever
 adds time, so the smallest timing of a round is the least disturbed one. The figure of a network is the median of those
-minima over the rounds, and its ratio to the anchor's is what repeats best between sessions.
+minima over the rounds, and its ratio to the anchor's is what repeats best between sessions. How many rounds depends on
+how soon that ratio is known well enough: see `Effort`.
 
 Measured for six ViTs and five runtimes on a shared machine, spread between sessions: one after the other, median 10 %,
 minimum 4.3 %; interleaved, median of round minima 3.6 %, its ratio to the anchor 1.9 %.
@@ -14,15 +15,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nas.errors import MeasureError
-from nas.latency.onboard.rounds import MIN_TIMING_S, Clock, ClockError, Run, time_rounds
+from nas.latency.onboard.rounds import MIN_TIMING_S, Clock, ClockError, Run, time_rounds, uncertainty
 
-__all__ = ["MIN_TIMING_S", "Clock", "Effort", "Samples", "Say", "Session", "judged", "measure_rounds"]
+__all__ = ["ADAPTIVE", "MIN_TIMING_S", "Clock", "Effort", "Samples", "Say", "Session", "judged", "measure_rounds"]
 
 MAX_DRIFT = 0.10
 MAX_SPREAD = 0.20  # of one network: of many, some drift more than the anchor without anything being wrong
@@ -32,16 +33,27 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Effort:
-    """How much is measured. `attempts`: how often what was disturbed is measured before it is kept as disturbed."""
+    """How much is measured: `rounds` of `timed` timings after `warmup` untimed ones. With `within`, networks whose
+    ratio to the anchor is not known to that share by then go on, for at most `most_rounds` or `limit_s` seconds a
+    session. `attempts`: how often what was disturbed is measured before it is kept as disturbed."""
 
     rounds: int = 10
     warmup: int = 2
     timed: int = 5
     attempts: int = 3
+    within: float | None = None
+    most_rounds: int = 40
+    limit_s: float | None = None
 
     def __post_init__(self) -> None:
         if min(self.rounds, self.timed, self.attempts) < 1 or self.warmup < 0:
             raise MeasureError(f"{self}: rounds, timed and attempts must be at least 1, warmup at least 0")
+        if min(self.within or 1, self.limit_s or 1) <= 0:
+            raise MeasureError(f"{self}: within and limit_s must be above 0, or left out")
+
+
+ADAPTIVE = Effort(rounds=6, within=0.02)
+"""What is measured unless said otherwise: 6 rounds where the machine is calm, up to 40 where it is not."""
 
 
 @dataclass(frozen=True)
@@ -116,6 +128,14 @@ class Session:
         networks = [samples.spread for samples in self.networks]
         return max(self.anchor.spread, float(np.median(networks)) if networks else 0.0)
 
+    def anchor_minima_ms(self, index: int) -> NDArray[np.float64]:
+        """The anchor's smallest timings in the rounds that a network took part in."""
+        return self.anchor.minima_ms[: len(self.networks[index].rounds_ms)]
+
+    def uncertainty(self, index: int) -> float:
+        """Of a network's ratio to the anchor: half of its 90 % interval, as a share of it."""
+        return uncertainty(self.networks[index].rounds_ms.tolist(), self.anchor.rounds_ms.tolist())
+
     def is_disturbed(self, index: int) -> bool:
         """Whether one network's figure is in doubt: the session is, or its own minima spread over `MAX_SPREAD`."""
         return self.disturbed or self.networks[index].spread > MAX_SPREAD
@@ -137,7 +157,7 @@ def measure_rounds(
     to by returning what is wrong with it. It is said; after the last attempt the session that drifted least is
     returned, marked. Raises `MeasureError` where the clock does not advance.
     """
-    effort = effort or Effort()
+    effort = effort or ADAPTIVE
     best: Session | None = None
     for attempt in range(1, effort.attempts + 1):
         session = judged(_rounds([*runners, anchor], effort, rng, clock), accept, attempt)
@@ -170,7 +190,7 @@ def _rounds(runs: Sequence[Run], effort: Effort, rng: np.random.Generator, clock
         return [int(i) for i in rng.permutation(n)]
 
     try:
-        found = time_rounds(runs, effort.rounds, effort.warmup, effort.timed, shuffled, clock)
+        found = time_rounds(runs, asdict(effort), shuffled, clock)
     except ClockError as error:
         raise MeasureError(str(error)) from None
     return [Samples.of_seconds(seconds, inner) for seconds, inner in found]

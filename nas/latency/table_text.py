@@ -24,6 +24,7 @@ COLUMNS = {
     "anchor_ms": "median of the anchor's round minima in that session, milliseconds",
     "reference_ms": "what the anchor takes on this target undisturbed, milliseconds",
     "anchor_drift": "(90th - 10th percentile) / median of the anchor's round minima in that session",
+    "uncertainty": "half of the 90 % interval of ratio, as a share of it; empty for fewer than five rounds",
     "inner": "runs inside one timing",
     "disturbed": "true where the session, or this row, stayed disturbed however often it was measured",
     "session": "measuring session, UTC",
@@ -39,6 +40,7 @@ def to_cells(arch_id: str, genotype: Sequence[int] | None, measurement: Measurem
     """One row of rows.csv; floats in the shortest form that reads back as the same number."""
     values = measurement.to_row() | {"id": arch_id, "genotype": " ".join(map(str, genotype or ()))}
     values["disturbed"] = "true" if measurement.disturbed else "false"
+    values["uncertainty"] = "" if measurement.uncertainty is None else repr(float(measurement.uncertainty))
     return [repr(float(values[c])) if c in (*FIGURES, "anchor_drift") else str(values[c]) for c in COLUMNS]
 
 
@@ -51,6 +53,7 @@ def from_cells(cells: Sequence[str]) -> dict[str, Any]:
         raise RowError("the id is empty")
     for name in (*FIGURES, "anchor_drift"):
         row[name] = _number(name, row[name], least=0.0 if name == "anchor_drift" else None)
+    row["uncertainty"] = _number("uncertainty", row["uncertainty"], least=0.0) if row["uncertainty"] else None
     row["inner"] = int(_number("inner", row["inner"]))
     row["genotype"] = tuple(_whole("genotype", gene) for gene in row["genotype"].split())
     if row["disturbed"] not in ("true", "false"):

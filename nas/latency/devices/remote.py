@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -60,8 +60,7 @@ class RemoteBench:
         files = [_content(subject, target) for subject in (*subjects, self.anchor)]
         job = {
             "do": "time", "runtime": target.runtime, "precision": target.precision, "threads": target.threads,
-            "batch": target.batch, "rounds": effort.rounds, "warmup": effort.warmup, "timed": effort.timed,
-            "seed": int(rng.integers(2**31)),
+            "batch": target.batch, "effort": asdict(effort), "seed": int(rng.integers(2**31)),
         }  # fmt: skip
         for tried in range(1, TRIES + 1):
             try:

@@ -1,9 +1,9 @@
 """A job on standard input, answers on standard output, each a line of JSON behind `MARK`.
 
 A job is one line of JSON, then the bytes of its files, one after the other. `{"do": "facts"}` asks what machine this
-is; `{"do": "time", "runtime", "precision", "threads", "batch", "files": [{"name", "bytes"}], "rounds", "warmup",
-"timed", "seed"}` times its files together. Answers: `{"facts"}` at once; `{"round"}` after each round; at the end
-`{"samples": [{"seconds", "inner"}]}`, one for each file, or `{"error"}`.
+is; `{"do": "time", "runtime", "precision", "threads", "batch", "files": [{"name", "bytes"}], "effort", "seed"}` times
+its files together, the last of which is the anchor. Answers: `{"facts"}` at once; `{"round"}` after each round; at the
+end `{"samples": [{"seconds", "inner"}]}`, one for each file, or `{"error"}`.
 """
 
 from __future__ import annotations
@@ -69,7 +69,6 @@ def timed(job: dict[str, Any], paths: list[str], answer: Callable[[dict[str, Any
         except LoadError as error:
             raise LoadError(f"{job['files'][i]['name']}: {error}") from None
     found = time_rounds(
-        runs, job["rounds"], job["warmup"], job["timed"], lambda n: order.sample(range(n), n),
-        heard=lambda done: answer({"round": done}),
-    )  # fmt: skip
+        runs, job["effort"], lambda n: order.sample(range(n), n), heard=lambda done: answer({"round": done})
+    )
     return [{"seconds": seconds, "inner": inner} for seconds, inner in found]

@@ -5,11 +5,13 @@ from __future__ import annotations
 import gc
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 MIN_TIMING_S = 2e-3  # thousands of times what reading the clock costs
 MAX_INNER = 1000
+_FEWEST, _Z90 = 5, 1.645  # with five rounds, the range of all is a 94 % interval of the median
 
 Run = Callable[[], None]
 """Runs a network once, on the whole batch of its target, and returns when the result is there."""
@@ -24,25 +26,49 @@ class ClockError(Exception):
 
 def time_rounds(
     runs: Sequence[Run],
-    rounds: int,
-    warmup: int,
-    timed: int,
+    effort: Mapping[str, Any],
     shuffled: Shuffled,
     clock: Clock = time.perf_counter,
     heard: Callable[[int], None] = lambda done: None,
 ) -> list[tuple[list[list[float]], int]]:
-    """For each network the seconds of one run, (rounds, timed), each the mean of so many runs (the second value).
-    `heard` is told after each round how many are done."""
+    """For each network, of which the last is the anchor, the seconds of one run, (rounds, timed), each the mean of so
+    many runs (the second value).
+
+    effort: the fields of `nas.latency.Effort`. After its `rounds`, networks whose ratio to the anchor is known to
+    `within` leave; the others go on until they are too, for at most `most_rounds` or `limit_s` seconds in all. `heard`
+    is told after each round how many are done."""
+    rounds, within = effort["rounds"], effort["within"]
+    most = rounds if within is None else max(rounds, effort["most_rounds"])
+    ends = float("inf") if effort["limit_s"] is None else clock() + effort["limit_s"]
+    anchor = len(runs) - 1
+    seconds: list[list[list[float]]] = [[] for _ in runs]
+    going = list(range(len(runs)))
     with _no_garbage_collection():
         inner = [_inner(run, clock) for run in runs]
-        seconds: list[list[list[float]]] = [[] for _ in runs]
-        for done in range(1, rounds + 1):
-            for i in shuffled(len(runs)):
-                for _ in range(warmup):
+        for done in range(1, most + 1):
+            for place in shuffled(len(going)):
+                i = going[place]
+                for _ in range(effort["warmup"]):
                     _timing(runs[i], inner[i], clock)
-                seconds[i].append([_timing(runs[i], inner[i], clock) / inner[i] for _ in range(timed)])
+                seconds[i].append([_timing(runs[i], inner[i], clock) / inner[i] for _ in range(effort["timed"])])
             heard(done)
+            if done >= rounds and within is not None:
+                loose = [i for i in going[:-1] if uncertainty(seconds[i], seconds[anchor]) > within]
+                going = [*loose, anchor]
+            if done >= 2 and (len(going) == 1 < len(runs) or clock() > ends):
+                break
     return [(seconds[i], inner[i]) for i in range(len(runs))]
+
+
+def uncertainty(network: Sequence[Sequence[float]], anchor: Sequence[Sequence[float]]) -> float:
+    """Half of the 90 % interval of the median ratio of round minima, as a share of that ratio: by order statistics, so
+    without a word about how timings are distributed. Of the rounds that both have; infinite for fewer than 5."""
+    ratios = sorted(min(ours) / min(theirs) for ours, theirs in zip(network, anchor))  # noqa: B905
+    n = len(ratios)
+    if n < _FEWEST:
+        return float("inf")
+    low = max(0, int((n - _Z90 * math.sqrt(n)) / 2))
+    return (ratios[n - 1 - low] - ratios[low]) / (2 * ratios[n // 2])
 
 
 def _timing(run: Run, inner: int, clock: Clock) -> float:
