@@ -17,13 +17,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nas.cost import FEATURES, cost, features
+from nas.cost import FEATURES, cost, features, operators
 from nas.errors import InputError, RunError
 from nas.latency import read_table
-from nas.latency.imports import FORMATS, block_keys, import_table, per_call, read_import
-from nas.latency.imports.phones_vit import EXACT, NEAR
+from nas.latency.imports import COLUMNS, FORMATS, block_keys, import_table, per_call, read_import
+from nas.latency.imports.phones_vit import EXACT, NEAR, SWIN
 from nas.latency.imports.rows import Where, parse_where
 from nas.latency.imports.source import fetch
+from nas.latency.imports.vits import plain_arch
 from nas.space import load_space
 
 # Invented figures throughout, in the columns of each format.
@@ -84,7 +85,7 @@ REAL = {
     "aihub": "aihub_transformers.csv.gz",
     "nn_meter_vit": "nn_meter_vit_lut/pixel6.json",
 }
-COLUMN = {name: i for i, name in enumerate(FEATURES)}
+COLUMN = {name: i for i, name in enumerate(COLUMNS)}
 
 
 @pytest.fixture
@@ -108,7 +109,7 @@ def test_an_import_says_where_it_is_from_and_reads_back(name, written, tmp_path)
     assert (facts["address"], facts["licence"]) == (str(file), FORMATS[name].licence)
     assert facts["rows"] == len(made.rows) == len(again.rows) > 0
     assert np.array_equal(made.features, again.features)
-    assert again.features.shape == (len(again.rows), len(FEATURES))
+    assert again.features.shape == (len(again.rows), len(COLUMNS))
     assert (again.features >= 0).all()
     assert again.rows.equals(made.rows)
     assert again.archs == made.archs
@@ -120,7 +121,7 @@ def test_rows_kept_and_dropped_add_up(written, tmp_path):
     for name, kept, dropped in (
         ("hwgpt", 3, {"no latency": 1}),
         ("timm_infer", 2, {"not a plain ViT": 1, "sizes that do not add up to the MACs stated": 1}),
-        ("phones_vit", 2, {"not a plain ViT": 1}),
+        ("phones_vit", 2, {"neither a plain ViT nor a Swin": 1}),
         ("aihub", 1, {"a job that another row has": 1, "no operator list for the model": 1}),
     ):
         facts = import_table(name, written(name), tmp_path / name).facts
@@ -300,11 +301,11 @@ def test_where_is_read_as_written():
 
 
 def test_features_of_calls_count_launches_and_weights_once(rng):
-    one = rng.uniform(1, 2, (3, len(FEATURES)))
+    one = rng.uniform(1, 2, (3, len(COLUMNS)))
     many = per_call(one, np.array([1, 2, 8]))
     assert np.array_equal(many[0], one[0])
-    once = ["networks", "blocks", "conv_blocks", "linear_params"]
-    assert np.allclose(many[2] / one[2], [1 if name in once else 8 for name in FEATURES])
+    once = ["networks", "blocks", "conv_blocks", "linear_params", "operators"]
+    assert np.allclose(many[2] / one[2], [1 if name in once else 8 for name in COLUMNS])
 
 
 def test_networks_of_ours_have_the_features_of_their_arch(written, tmp_path):
@@ -312,7 +313,9 @@ def test_networks_of_ours_have_the_features_of_their_arch(written, tmp_path):
     exact, near = made.archs
     assert near is None  # a distillation token
     assert cost(exact).params == 5_717_416  # DeiT-Ti, as torch counts it
-    assert np.array_equal(made.features[0], per_call(features([exact]), np.array([256]))[0])
+    one = np.append(features([exact])[0], len(operators(exact)))
+    assert np.array_equal(made.features[0], per_call(one[None], np.array([256]))[0])
+    assert COLUMNS[:-1] == FEATURES
     more = made.features[1] / np.maximum(made.features[0], 1)
     assert more[COLUMN["softmax_elements"]] == pytest.approx((198 / 197) ** 2)
     assert more[COLUMN["activation_elements"]] == pytest.approx(198 / 197)
@@ -321,18 +324,22 @@ def test_networks_of_ours_have_the_features_of_their_arch(written, tmp_path):
 
 def test_gpt_work_is_what_a_formula_says(written, tmp_path):
     made = import_table("hwgpt", written("hwgpt"), tmp_path / "out").where(device="toy")
-    row = dict(zip(FEATURES, made.features[0], strict=True))
+    row = dict(zip(COLUMNS, made.features[0], strict=True))
     n, d, inner, hidden, batch = 32, 64, 16 * (2 + 4), 64 * (3 + 2), 8
     assert row["linear_macs"] == batch * n * (4 * d * inner + 3 * d * hidden + d * 100)
     assert row["matmul_macs"] == batch * 2 * n * n * inner
     assert row["softmax_elements"] == batch * n * n * 6
     assert row["linear_params"] == 4 * d * inner + 3 * d * hidden + d * 100  # no biases in this one
     assert (row["networks"], row["blocks"]) == (1, 2)
+    biased = dict(zip(COLUMNS, made.features[1], strict=True))
+    residual, rotary, gate, biases = 2 * 64, 2 * 64, 128, 3 * 64 + 64 + 2 * 128 + 64
+    assert biased["add_elements"] == batch * n * 2 * (residual + rotary + gate + biases)
+    assert biased["operators"] - row["operators"] == 2 * 6  # q, kv, proj, fc1, gate, fc2 in each of two layers
 
 
 def test_translation_streams_the_decoder_once_a_token(written, tmp_path):
     made = import_table("hat", written("hat"), tmp_path / "out")
-    row = dict(zip(FEATURES, made.features[0], strict=True))
+    row = dict(zip(COLUMNS, made.features[0], strict=True))
     n, e, d, inner, vocabulary = 6, 512, 640, 512, 32_768
     encoder = 2 * (4 * e * inner + 2 * e * 1536)
     step = 3 * (4 * d * inner + 2 * d * 1024 + 2 * d * inner) + d * vocabulary
@@ -368,7 +375,7 @@ def real(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Callabl
     return get
 
 
-@pytest.mark.parametrize(("name", "rows"), [("phones_vit", 1192), ("timm_infer", 2688), ("nn_meter_vit", 12_116)])
+@pytest.mark.parametrize(("name", "rows"), [("phones_vit", 1504), ("timm_infer", 2664), ("nn_meter_vit", 12_116)])
 def test_real_files_are_read(name, rows, real):
     assert len(real(name).rows) == rows
     assert (real(name).features[:, COLUMN["linear_macs"]] >= 0).all()
@@ -378,9 +385,15 @@ def test_phones_state_the_operations_of_our_lists(shared_data):
     import csv
 
     with gzip.open(shared_data / "latency" / REAL["phones_vit"], "rt") as file:
-        stated = {row["model"]: float(row["flops"]) / 2 for row in csv.DictReader(file) if "pytorch" in row["runtime"]}
+        rows = [row for row in csv.DictReader(file) if row["runtime"] == "pytorch-mobile-2.0.0"]
+    stated = {row["model"]: float(row["flops"]) / 2 for row in rows}
+    params = {row["model"]: float(row["size_bytes"]) / 4 for row in rows if row["precision"] == "fp32"}
     for name, vit in (EXACT | NEAR).items():
         assert vit.macs == pytest.approx(stated[name], rel=0.03), name
+    for name, vit in EXACT.items():
+        assert cost(plain_arch(vit)).params == pytest.approx(params[name], rel=0.002), name
+    for name, swin in SWIN.items():
+        assert cost(swin.arch).macs == pytest.approx(stated[name], rel=0.002), name
 
 
 @pytest.mark.slow

@@ -24,11 +24,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nas.arch import Arch
-from nas.cost import FEATURES
 from nas.errors import RunError
 from nas.files import sync_folder, write_whole
 from nas.latency.imports.nn_meter_vit import block_keys
-from nas.latency.imports.rows import Array, Harvest, Where, keeper, per_call
+from nas.latency.imports.rows import COLUMNS, Array, Harvest, Where, keeper, per_call
 from nas.latency.table_text import csv_line, to_toml
 
 if TYPE_CHECKING:
@@ -36,7 +35,7 @@ if TYPE_CHECKING:
 
 HEADER, NETWORKS, ROWS = "import.toml", "networks.csv", "latencies.csv"
 KIND = "imported"
-_NETWORK_COLUMNS = ("id", "group", "arch", *FEATURES)
+_NETWORK_COLUMNS = ("id", "group", "arch", *COLUMNS)
 _ROW_COLUMNS = ("id", *Where._fields, "latency_ms")
 
 
@@ -45,7 +44,7 @@ class ImportedTable:
     """Latencies that somebody else measured.
 
     facts: `import.toml`. rows (n): id, target (the key as text), device, runtime, precision, version, threads, cores,
-    batch, group, latency_ms of one call. features (n, f): `nas.cost.FEATURES` of that call (`per_call`).
+    batch, group, latency_ms of one call. features (n, f): `COLUMNS` of that call (`per_call`).
     """
 
     path: Path
@@ -151,7 +150,7 @@ def read_import(path: str | Path) -> ImportedTable:
         kept: dict[str, Any] = {"dtype": texts, "keep_default_na": False}
         networks = pd.read_csv(path / NETWORKS, **kept).set_index("id")
         rows = pd.read_csv(path / ROWS, **kept)
-        per_input = networks.loc[rows["id"], list(FEATURES)].to_numpy(dtype=np.float64)
+        per_input = networks.loc[rows["id"], list(COLUMNS)].to_numpy(dtype=np.float64)
         rows["group"] = networks.loc[rows["id"], "group"].to_numpy()
         features = per_call(per_input, rows["batch"].to_numpy(dtype=np.float64))
         rows["target"] = _keys(rows)

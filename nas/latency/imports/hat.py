@@ -10,7 +10,6 @@ from functools import partial
 
 import numpy as np
 
-from nas.cost import feature_row
 from nas.latency.imports.language import (
     CALL,
     decoder_layer_step,
@@ -18,7 +17,7 @@ from nas.latency.imports.language import (
     source_keys,
     vocabulary_step,
 )
-from nas.latency.imports.rows import Array, Harvest, Keep, Line, Network, Where, csv_lines
+from nas.latency.imports.rows import Array, Harvest, Keep, Line, Network, Where, csv_lines, row_of
 from nas.latency.imports.source import Source
 
 ABOUT = "HAT's latencies"
@@ -67,7 +66,7 @@ def _features(line: Line) -> Array:
     hidden = _shares(line, "encoder_ffn_embed_dim_avg", depth)
     heads = _shares(line, "encoder_self_attention_heads_avg", depth)
     layers = [encoder_layer(tokens, width, INNER, h, m) for h, m in zip(heads, hidden, strict=True)]
-    total: Array = np.sum([feature_row([CALL]), *layers, *_decoder(line, tokens, width)], axis=0)
+    total: Array = np.sum([row_of([CALL]), *layers, *_decoder(line, tokens, width)], axis=0)
     return total
 
 

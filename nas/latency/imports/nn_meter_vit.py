@@ -14,9 +14,9 @@ from pathlib import PurePath
 from typing import Any
 
 from nas.arch import Arch, ConvStem, ExpandHead, Flow, MBConv, TransformerBlock
-from nas.cost import Operator, feature_row, parts_at
+from nas.cost import Operator, parts_at
 from nas.errors import InputError, RunError
-from nas.latency.imports.rows import Harvest, Keep, Network, Where
+from nas.latency.imports.rows import Harvest, Keep, Network, Where, row_of
 from nas.latency.imports.source import Source
 
 ABOUT = "latencies of blocks by name, in milliseconds"
@@ -139,7 +139,7 @@ def _mbconv(sizes: list[int], expand: int, stride: int, kernel: int, squeeze: bo
 
 def _network(source: str, key: str) -> Network:
     try:
-        return Network(feature_row(block_operators(key)), key)
+        return Network(row_of(block_operators(key)), key)
     except InputError as error:
         raise RunError(f"{source}: {error}") from None
 

@@ -7,7 +7,7 @@ import io
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -15,13 +15,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nas.arch import Arch
-from nas.cost import FEATURES
+from nas.cost import FEATURES, Operator, feature_row
 from nas.errors import InputError, RunError
 
 Array = NDArray[np.float64]
 
 UNKNOWN = "unknown"
-ONCE_A_CALL = ("networks", "blocks", "conv_blocks", "linear_params")
+COLUMNS = (*FEATURES, "operators")
+"""Names of the features of imported networks: those of `nas.cost`, and how many operators are launched."""
+ONCE_A_CALL = ("networks", "blocks", "conv_blocks", "linear_params", "operators")
 """Features that do not grow with the batch: launches, and weights that are streamed once."""
 
 
@@ -49,7 +51,7 @@ Keep = Callable[[Where], bool]
 
 @dataclass(frozen=True)
 class Network:
-    """What was timed. features (f,): `nas.cost.FEATURES` of one input; group: shared by networks too alike to be told
+    """What was timed. features (f,): `COLUMNS` of one input; group: shared by networks too alike to be told
     apart by a split; arch: where it is one of ours exactly."""
 
     features: Array
@@ -72,9 +74,15 @@ class Harvest:
         self.rows.append((name, where, latency_ms))
 
 
+def row_of(operators: Iterable[Operator]) -> Array:
+    """`COLUMNS` of a run of operators, (f,); an operator of no size, which only marks a call, is not launched."""
+    ops = list(operators)
+    return np.append(feature_row(ops), sum(op.reads + op.writes > 0 for op in ops))
+
+
 def per_call(features: Array, batch: Array) -> Array:
     """Features of calls on whole batches, (n, f), from those of one input each (n, f) and batch sizes (n,)."""
-    grows = np.array([name not in ONCE_A_CALL for name in FEATURES])
+    grows = np.array([name not in ONCE_A_CALL for name in COLUMNS])
     return np.where(grows, features * np.asarray(batch, dtype=np.float64)[:, None], features)
 
 

@@ -71,11 +71,14 @@ def _vit(line: Line) -> Vit | str:
     if not patch or width % heads:
         return "sizes that are not stated"
     hidden = round((line.number_of("mlp_ratio") or 4.0) * width)
+    if re.match(r"vit_d(wee|pwee|little)_", name):
+        return "no operator list for differential attention"
     sizes = (line.whole("img_size"), int(patch), width, line.whole("depth"), heads)
+    besides = _besides(name, line.text("module"))
     candidates = [
-        Vit(*sizes, hidden, _extra(name)),
-        Vit(*sizes, hidden, _extra(name), gated=True),
-        Vit(*sizes, hidden // 2, _extra(name), gated=True),  # timm's packed SwiGLU: both halves in one layer
+        Vit(*sizes, hidden, _extra(name), **besides),
+        Vit(*sizes, hidden, _extra(name), gated=True, **besides),
+        Vit(*sizes, hidden // 2, _extra(name), gated=True, **besides),  # timm's packed SwiGLU: both halves in one layer
     ]
     gmacs = line.number_of("gmacs")
     best = min(candidates, key=lambda vit: abs(vit.macs / 1e9 - gmacs)) if gmacs else candidates[0]
@@ -94,6 +97,13 @@ def _extra(name: str) -> int:
     return by_name + more + ("distilled" in name)
 
 
+def _besides(name: str, module: str) -> dict[str, bool]:
+    """What a model does beside a plain ViT, as its name and module tell."""
+    rotary = module == "eva" and re.search(r"rope|dinov3|eva02_(?!enormous)|vit_pe_", name) is not None
+    scaled = module == "beit" or re.search(r"deit3|dinov[23]|_reg\d+_", name) is not None
+    return {"rotary": rotary, "scaled": scaled, "biased": module in ("beit", "vision_transformer_relpos")}
+
+
 def _network(vit: Vit, line: Line) -> Network:
-    exact = ORIGINAL.fullmatch(line.text("model")) is not None and vit.extra == 1 and not vit.gated
+    exact = ORIGINAL.fullmatch(line.text("model")) is not None and vit.extra == 1 and not (vit.gated or vit.scaled)
     return vit.network(exact and abs(cost(plain_arch(vit)).params / 1e6 - line.real("params_m")) <= PARAMS_DIGIT_M)
