@@ -1,8 +1,9 @@
-"""What simpler predictors reach on the same rows: nearest neighbour, MACs x scale, MACs only."""
+"""What other predictors reach on the same rows: nearest neighbour, MACs x scale, MACs only, boosted trees."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -45,3 +46,31 @@ def nearest(columns: Array, values: Array) -> FitPredict:
         return values[train[found]]
 
     return fit_predict
+
+
+def boosting(columns: Array, values: Array) -> FitPredict:
+    """Latency by boosted trees on the logarithm: LightGBM where it is installed, else scikit-learn's histogram trees.
+
+    A yardstick: trees do not extrapolate, and are not stored as a predictor.
+    """
+
+    def fit_predict(train: Index, test: Index) -> Array:
+        model = _trees(len(train))
+        model.fit(columns[train], np.log(values[train]))
+        fitted: Array = np.exp(model.predict(columns[test]))
+        return fitted
+
+    return fit_predict
+
+
+def _trees(rows: int) -> Any:
+    leaf = max(2, min(20, rows // 10))
+    try:
+        from lightgbm import LGBMRegressor
+    except ImportError:
+        from sklearn.ensemble import HistGradientBoostingRegressor
+
+        return HistGradientBoostingRegressor(max_iter=300, learning_rate=0.05, min_samples_leaf=leaf, random_state=0)
+    return LGBMRegressor(
+        n_estimators=300, learning_rate=0.05, min_child_samples=leaf, random_state=0, n_jobs=1, verbose=-1
+    )

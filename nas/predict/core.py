@@ -19,13 +19,26 @@ from nas.predict.scaling import Domain, Logarithm, Standardiser
 
 @dataclass(frozen=True)
 class LogLinear:
-    """log(F b) of features (n, f), for coefficients b (f,)."""
+    """log(F b) of features (n, f), for coefficients b (f,).
+
+    With `curves` (c, 2), pairs of columns (i, j), F goes on with F_i^2 / F_j, and b has f + c entries. Sums of either
+    sign are cut at `floor`.
+    """
 
     coefficients: Array
+    curves: NDArray[np.intp] | None = None
+    floor: float = 0.0
 
     def __call__(self, features: Array) -> Array:
-        result: Array = np.log(predict_linear(features, self.coefficients))
+        columns = features if self.curves is None else curved(features, self.curves)
+        result: Array = np.log(np.maximum(predict_linear(columns, self.coefficients), self.floor))
         return result
+
+
+def curved(features: Array, curves: NDArray[np.intp]) -> Array:
+    """Features (n, f) and behind them F_i^2 / F_j for each pair of `curves` (c, 2), (n, f + c); 0 where F_j is."""
+    over, below = features[:, curves[:, 0]], features[:, curves[:, 1]]
+    return np.hstack([features, np.divide(over**2, below, out=np.zeros_like(over), where=below > 0)])
 
 
 @dataclass(frozen=True)
@@ -88,7 +101,7 @@ class Core:
             "domain": np.stack([self.domain.low, self.domain.high]),
         }
         if self.linear is not None:
-            arrays["linear"] = self.linear.coefficients
+            arrays |= _linear_to_arrays(self.linear)
         return arrays if self.process is None else arrays | _process_to_arrays(self.process)
 
     @classmethod
@@ -100,9 +113,21 @@ class Core:
         low, high = arrays["domain"]
         if low.shape != (len(names),):
             raise ValueError(f"{len(names)} names for {low.shape} bounds")
-        linear = LogLinear(arrays["linear"]) if "linear" in arrays else None
+        linear = _linear_from_arrays(arrays) if "linear" in arrays else None
         process = _process_from_arrays(arrays) if "gp_weights" in arrays else None
         return cls(names, offset, linear, process, Domain(low, high), calibration, level)
+
+
+def _linear_to_arrays(linear: LogLinear) -> dict[str, Any]:
+    arrays: dict[str, Any] = {"linear": linear.coefficients}
+    if linear.floor:
+        arrays["linear_floor"] = np.array(linear.floor)
+    return arrays if linear.curves is None else arrays | {"linear_curves": linear.curves}
+
+
+def _linear_from_arrays(arrays: Mapping[str, Any]) -> LogLinear:
+    floor = float(arrays["linear_floor"]) if "linear_floor" in arrays else 0.0
+    return LogLinear(arrays["linear"], arrays.get("linear_curves"), floor)
 
 
 def _process_to_arrays(process: Process) -> dict[str, Any]:

@@ -14,13 +14,12 @@ from nas.predict import metrics
 from nas.predict.baselines import macs_x_scale, nearest
 from nas.predict.card import Card, Figures
 from nas.predict.conformal import Index, assign_folds, check_groups, group_ids
-from nas.predict.core import Core, LogLinear, Process
-from nas.predict.gp import fit_gp
+from nas.predict.core import Core
 from nas.predict.inputs import Rows, latency_features, latency_names, macs_of
-from nas.predict.linear import fit_nonnegative
+from nas.predict.kinds import DEFAULT, checked_kinds, fit_kind, label, with_process
 from nas.predict.origin import Origin
 from nas.predict.prediction import Array, Prediction, checked_level, checked_values
-from nas.predict.scaling import Domain, Logarithm, Standardiser
+from nas.predict.scaling import Logarithm
 from nas.predict.store import State, read_state, write_state
 from nas.predict.trial import Fit, Problem, Trial, centre_of, choose, evaluate_core, solve
 from nas.space import SearchSpace
@@ -63,9 +62,9 @@ class LatencyPredictor:
         self, X: Rows, latency_ms: Any, *, train: tuple[Rows, Any] | None = None, noise: float | None = None
     ) -> Card:
         """The card of n held-out rows. train: the rows fitted on, for the baselines; noise: as in `fit_latency`."""
-        before, known = _measured(train, self.origin.space, self.core.names)
-        rows, values = _measured((X, latency_ms), self.origin.space, self.core.names)
-        problem = _problem(self.core.names, np.vstack([before, rows]), np.concatenate([known, values]), noise)
+        before, known = measured_rows(train, self.origin.space, self.core.names)
+        rows, values = measured_rows((X, latency_ms), self.origin.space, self.core.names)
+        problem = latency_problem(self.core.names, np.vstack([before, rows]), np.concatenate([known, values]), noise)
         return evaluate_core(self.core, problem, len(before), values, self.card)
 
     def save(self, folder: str | Path) -> Path:
@@ -92,16 +91,17 @@ def fit_latency(
     calibration: tuple[Rows, Any] | None = None,
     noise: float | None = None,
     level: float = 0.9,
+    kinds: Sequence[str] = DEFAULT,
     made_with: Mapping[str, Any] | None = None,
     rng: np.random.Generator | None = None,
 ) -> LatencyPredictor:
     """Fit measured latencies (n,), ms, of genotypes (with `space`), architectures, or float features (n, f).
 
-    Stage 1 is `fit_nonnegative`; stage 2, a Gaussian process on its log error, is kept where grouped cross-validation
-    finds the error smaller with it. The interval covers `level` of new rows drawn like those it is calibrated on:
-    `calibration=(X, latency_ms)`, rows drawn at random and apart, or else the out-of-fold errors of the rows fitted on,
-    which are then taken for such a draw. Below 9 distinct networks (at level 0.9) there is no finite interval; a
-    PredictionWarning says so.
+    Of `kinds` (`nas.predict.kinds`) the one is kept for which grouped cross-validation finds the least error; by
+    default a non-negative sum (`fit_nonnegative`), alone or times a Gaussian process on its log error. The interval
+    covers `level` of new rows drawn like those it is calibrated on: `calibration=(X, latency_ms)`, rows drawn at random
+    and apart, or else the out-of-fold errors of the rows fitted on, which are then taken for such a draw. Below 9
+    distinct networks (at level 0.9) there is no finite interval; a PredictionWarning says so.
 
     names: of float features; columns whose name ends in `macs` are the MACs of the baseline and of the cost levels.
     groups: labels (n,) of what must not be split between folds (default: equal features). noise: sd of log latency
@@ -111,22 +111,22 @@ def fit_latency(
     """
     rng = np.random.default_rng(0) if rng is None else rng
     names = latency_names(X, names)
-    features, values = _measured((X, latency_ms), space, names)
-    other, other_values = _measured(calibration, space, names)
-    problem = _problem(names, np.vstack([features, other]), np.concatenate([values, other_values]), noise)
+    features, values = measured_rows((X, latency_ms), space, names)
+    other, other_values = measured_rows(calibration, space, names)
+    problem = latency_problem(names, np.vstack([features, other]), np.concatenate([values, other_values]), noise)
+    kinds = checked_kinds(kinds, names)
 
     ids = group_ids(features, groups)
     check_groups(ids)
     folds = assign_folds(ids, rng)
-    fits = [_fit(problem, names, with_process=False)]
-    if int(ids.max()) + 1 >= LEAST_GROUPS_FOR_GP:
-        fits.append(_fit(problem, names, with_process=True))
+    enough = int(ids.max()) + 1 >= LEAST_GROUPS_FOR_GP
+    kinds = tuple(kind for kind in kinds if enough or not with_process(kind)) or DEFAULT[:1]
+    fits = [_fit(problem, names, kind) for kind in kinds]
     fit, held_out = choose(problem, fits, folds)
     trial = Trial.of(folds, len(other))
     if len(other):
         held_out = trial.run(centre_of(problem, fit))
-    model = "non-negative sum of operator features" + ("" if fit is fits[0] else " x Gaussian process")
-    card = Card(KIND, model, checked_level(level), made_with=dict(made_with or {}))
+    card = Card(KIND, label(kinds[fits.index(fit)]), checked_level(level), made_with=dict(made_with or {}))
     core, card = solve(problem, fit, trial, held_out, None if len(other) else groups, card, rng)
     return LatencyPredictor(core, Origin.of(space), card)
 
@@ -143,7 +143,8 @@ def latency_figures(mean: Array, measured: Array, macs: Array | None, noise: flo
     }
 
 
-def _problem(names: Sequence[str], features: Array, values: Array, noise: float | None) -> Problem:
+def latency_problem(names: Sequence[str], features: Array, values: Array, noise: float | None) -> Problem:
+    """The problem of predicting latencies (n,), ms, from features (n, f), with its baselines."""
     macs = macs_of(features, names)
 
     def figures(mean: Array, rows: Index) -> Figures:
@@ -154,24 +155,17 @@ def _problem(names: Sequence[str], features: Array, values: Array, noise: float 
     return Problem(features, np.log(values), np.exp, figures, fits | {"nearest": nearest(log(features), values)})
 
 
-def _fit(problem: Problem, names: Sequence[str], with_process: bool) -> Fit:
+def _fit(problem: Problem, names: Sequence[str], kind: str) -> Fit:
     def fit(rows: Index) -> Core:
-        features, logs = problem.features[rows], problem.targets[rows]
-        linear = LogLinear(fit_nonnegative(features, np.exp(logs)))
-        process = _fit_process(features, logs - linear(features)) if with_process else None
-        return Core(tuple(names), 0.0, linear, process, Domain.of_positive(features))
+        return fit_kind(kind, problem.features[rows], np.exp(problem.targets[rows]), names)
 
     return fit
 
 
-def _fit_process(features: Array, log_errors: Array) -> Process:
-    log = Logarithm.fit(features)
-    scale = Standardiser.fit(log(features))
-    return Process(log, scale, fit_gp(scale(log(features)), log_errors))
-
-
-def _measured(given: tuple[Rows, Any] | None, space: SearchSpace | None, names: Sequence[str]) -> tuple[Array, Array]:
-    """(features (n, f), latencies (n,)), both checked; no rows for None."""
+def measured_rows(
+    given: tuple[Rows, Any] | None, space: SearchSpace | None, names: Sequence[str]
+) -> tuple[Array, Array]:
+    """(features (n, f), latencies (n,), ms), both checked; no rows for None."""
     if given is None:
         return np.empty((0, len(names))), np.empty(0)
     features = latency_features(given[0], space, names)

@@ -1,0 +1,86 @@
+"""A predictor for a new target from a handful of measurements there and the predictors of targets known already.
+
+What operators cost elsewhere is the prior: the new target's costs are drawn to a multiple of it, and differ from that
+only where its own rows insist. Which target to start from, and how strongly to be drawn to it, are chosen by leaving
+out each measured network in turn; nothing but the measured rows is looked at.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from nas.errors import InputError
+from nas.predict.card import Card
+from nas.predict.conformal import Index, group_ids
+from nas.predict.core import Core, LogLinear
+from nas.predict.latency import KIND, LatencyPredictor, latency_problem, measured_rows
+from nas.predict.origin import Origin
+from nas.predict.prediction import Array, PredictionWarning, checked_level
+from nas.predict.ridge import fit_towards
+from nas.predict.trial import Fit, Trial, choose, solve
+
+WEIGHTS = (0.01, 0.1, 1.0, 100.0)
+"""How strongly costs are drawn to the prior; the last leaves little but its scale."""
+LEAST_GROUPS = 3
+
+
+def fit_transfer(
+    sources: Mapping[str, LatencyPredictor],
+    X: Any,
+    latency_ms: Any,
+    *,
+    groups: Any = None,
+    level: float = 0.9,
+    made_with: Mapping[str, Any] | None = None,
+    rng: np.random.Generator | None = None,
+) -> LatencyPredictor:
+    """A latency predictor from measured latencies (n,), ms, of rows X (as `fit_latency` takes) and named sources.
+
+    Sources must be fitted on the same features, and are used by their non-negative sum (kinds `sum`, `sum_process`).
+    The card says which was taken; its domain is kept. There is an interval from 9 distinct networks on (at level 0.9).
+    groups: labels (n,) of rows that are left out together (default: equal features). Raises InputError for fewer than
+    3 distinct networks, no source, or sources of other features or kinds.
+    """
+    priors = {name: _prior(name, source) for name, source in sources.items()}
+    if not priors:
+        raise InputError("no source to transfer from, expected at least one predictor of another target")
+    first = next(iter(sources.values()))
+    names, space = first.core.names, first.origin.space
+    for name, source in sources.items():
+        if source.core.names != names:
+            raise InputError(f"source {name!r} was fitted on other features than the first; leave it out")
+    features, values = measured_rows((X, latency_ms), space, names)
+    folds = group_ids(features, groups)
+    if int(folds.max(initial=-1)) + 1 < LEAST_GROUPS:
+        raise InputError(f"{int(folds.max(initial=-1)) + 1} distinct networks, expected at least {LEAST_GROUPS}")
+    problem = latency_problem(names, features, values, None)
+    options = [(name, weight) for name in priors for weight in WEIGHTS]
+    fits = [_fit(features, values, sources[name].core, priors[name], weight) for name, weight in options]
+    fit, held_out = choose(problem, fits, folds)
+    name, weight = options[fits.index(fit)]
+    card = Card(KIND, f"costs drawn to those of {name} by {weight:g}", checked_level(level), made_with=made_with or {})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", PredictionWarning)  # a handful is too few for an interval: the card says so
+        core, card = solve(
+            problem, fit, Trial.across(folds), held_out, groups, card, np.random.default_rng(0) if rng is None else rng
+        )
+    return LatencyPredictor(core, Origin.of(space), card)
+
+
+def _prior(name: str, source: LatencyPredictor) -> Array:
+    linear = source.core.linear
+    if linear is None or linear.curves is not None or (linear.coefficients < 0).any():
+        raise InputError(f"source {name!r} is no non-negative sum, expected kinds ('sum', 'sum_process'); fit it so")
+    return linear.coefficients
+
+
+def _fit(features: Array, values: Array, source: Core, prior: Array, weight: float) -> Fit:
+    def fit(rows: Index) -> Core:
+        coefficients = fit_towards(features[rows], values[rows], prior, weight)
+        return Core(source.names, 0.0, LogLinear(coefficients), None, source.domain)
+
+    return fit
