@@ -1,0 +1,240 @@
+"""The parts of latency_public.py in which one target, scale or table lends to another."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from itertools import product
+from typing import Any
+
+import numpy as np
+from public_trials import COLUMNS, FAST, Array, Rows, fit, line, mape, scaled, summaries, summary, within
+
+from nas.latency.imports import block_keys
+from nas.predict import LatencyPredictor, PredictionWarning, choose_rows, fit_transfer
+from nas.predict.linear import fit_nonnegative
+from nas.predict.ridge import fit_towards
+
+FEW = tuple(COLUMNS.index(name) for name in ("linear_macs", "softmax_elements", "norm_elements"))
+POOL_WEIGHT = 0.01
+SPLITS = 20
+SAMPLES = 5
+
+
+# A scale that was not seen.
+
+
+def new_scale(known: Sequence[Rows], new: Rows, rng: np.random.Generator) -> dict[str, float]:
+    """Errors on the new scale: from the known ones alone, and with ten rows of it, random or chosen."""
+    parts = [rows.at(rng.permutation(len(rows.y))[:100]) for rows in known]
+    X, y = np.vstack([part.X for part in parts]), np.concatenate([part.y for part in parts])
+    order = rng.permutation(len(new.y))
+    pool, test = order[:500], order[500:2500]
+    widths = np.concatenate([np.char.partition(part.groups.astype(str), "x")[:, 0] for part in parts])
+    errors = {"none of it": mape(fit(X, y, widths, ("sum",)).mean(new.X[test]), new.y[test])}
+    sources = {f"scale {i}": fit(part.X, part.y, None, ("sum",)) for i, part in enumerate(parts)}
+    for name, ten in (("ten of it", pool[:10]), ("ten chosen", pool[choose_rows(new.X[pool], 10)])):
+        own = fit(new.X[ten], new.y[ten], None, FAST)
+        lent = moved(sources, new.X[ten], new.y[ten])
+        best = own if own.card.figures["mape"] <= lent.card.figures["mape"] else lent
+        errors[name] = mape(best.mean(new.X[test]), new.y[test])
+    return errors
+
+
+def moved(sources: Mapping[str, LatencyPredictor], X: Array, y: Array, groups: Array | None = None) -> LatencyPredictor:
+    """`fit_transfer`; that a handful of rows has no interval is known here."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", PredictionWarning)
+        return fit_transfer(sources, X, y, groups=groups)
+
+
+# Blocks.
+
+
+def block_sums(made: Any, archs: Sequence[Any], rng: np.random.Generator, share: float) -> Array:
+    """Networks (n,), ms, as sums of blocks, each kind of which is predicted from a random share of its entries."""
+    ids = made.rows["id"].to_numpy().astype(str)
+    kinds = np.char.partition(ids, "_")[:, 0]
+    predicted = np.empty(len(ids))
+    for kind in np.unique(kinds):
+        rows = np.flatnonzero(kinds == kind)
+        train = rng.permutation(rows)[: max(8, round(share * len(rows)))]
+        model = fit(made.features[train], made.latency_ms[train], None, ("sum", "signed"))
+        predicted[rows] = model.mean(made.features[rows])
+    known = dict(zip(ids, predicted, strict=True))
+    return np.array([sum(known[key] for key in block_keys(arch)) for arch in archs])
+
+
+# Phones.
+
+
+def phones(get: Callable[[str], Any], rng: np.random.Generator) -> dict[str, Any]:
+    """Each shape of plain ViT held out with its twins, on all phones at once; Swins may be fitted on.
+
+    `sum apart` is how the known figures came about: plain ViTs only, models held out one by one, twins left in.
+    """
+    made = get("phones_vit")
+    found: dict[str, Any] = {}
+    for (runtime, precision), frame in made.rows.groupby(["runtime", "precision"], sort=True):
+        targets = {key: Rows.of(made.where(target=key)) for key in dict.fromkeys(frame["target"])}
+        targets = {key: rows.at(np.flatnonzero(rows.ids != "vit-msn-base-4")) for key, rows in targets.items()}
+        errors: dict[str, list[float]] = {}
+        for key in targets:
+            for name, error in phone_errors(targets, key).items():
+                errors.setdefault(name, []).append(error)
+        found[f"{runtime} {precision}"] = summaries(errors) | {"targets": len(targets)}
+        line(f"{runtime} {precision}, {len(targets)} targets", summaries(errors))
+    return found
+
+
+def phone_errors(targets: Mapping[str, Rows], key: str) -> dict[str, float]:
+    """Of every method on one target."""
+    rows = targets[key]
+    plain = np.flatnonzero(~np.char.startswith(rows.ids.astype(str), "swin"))
+    only = rows.at(plain)
+    ways = {
+        "sum apart": left_out(only, only.ids, lambda train, test: own_sum(only, train, test)),
+        "sum": left_out(only, only.groups, lambda train, test: own_sum(only, train, test)),
+        "MACs x scale": left_out(only, only.groups, lambda train, test: scaled(only, train, test)),
+    }
+    errors = {name: mape(predicted, only.y) for name, predicted in ways.items()}
+    predicted = np.empty(len(plain))
+    for group in np.unique(only.groups):
+        out = only.groups == group
+        predicted[out] = committee(targets, key, group, only.X[out])
+    return {"ours": mape(predicted, only.y), **errors}
+
+
+def left_out(rows: Rows, labels: Array, predict: Callable[[Array, Array], Array]) -> Array:
+    """Each row by a fit to those of other labels."""
+    predicted = np.empty(len(rows.y))
+    for label in np.unique(labels):
+        out = labels == label
+        predicted[out] = predict(np.flatnonzero(~out), np.flatnonzero(out))
+    return predicted
+
+
+def own_sum(rows: Rows, train: Array, test: Array) -> Array:
+    return rows.X[test] @ fit_nonnegative(rows.X[train], rows.y[train])
+
+
+def committee(targets: Mapping[str, Rows], key: str, group: str, X: Array) -> Array:
+    """The geometric mean of six fits without a shape: all columns, few, and those drawn to what the other targets pay;
+    with the Swins and without. Equal weights: five shapes are too few to choose by."""
+    rows = targets[key]
+    kept = rows.at(np.flatnonzero(rows.groups != group))
+    pool = pooled(targets, key, group)
+    logs = []
+    for part in (kept, kept.at(np.flatnonzero(~np.char.startswith(kept.ids.astype(str), "swin")))):
+        logs += [
+            X @ fit_nonnegative(part.X, part.y),
+            X[:, FEW] @ fit_nonnegative(part.X[:, FEW], part.y),
+            X @ fit_towards(part.X, part.y, pool, POOL_WEIGHT),
+        ]
+    return np.exp(np.mean(np.log(logs), axis=0))
+
+
+def pooled(targets: Mapping[str, Rows], key: str, group: str) -> Array:
+    """Costs (f,) fitted to the other targets together, each scaled to one level, without a shape."""
+    others = [rows.at(np.flatnonzero(rows.groups != group)) for name, rows in targets.items() if name != key]
+    values = [rows.y / np.exp(np.log(rows.y).mean()) for rows in others]
+    return fit_nonnegative(np.vstack([rows.X for rows in others]), np.concatenate(values))
+
+
+# Few rows of a new target.
+
+
+def transfer(get: Callable[[str], Any], rng: np.random.Generator) -> dict[str, Any]:
+    """Five rows of a target, sources calibrated on 500 rows each (phones: on all theirs)."""
+    found = between_gpus(get("hwgpt"), rng) | between_phones(get("phones_vit"), get("timm_infer"), rng)
+    return found
+
+
+def between_gpus(made: Any, rng: np.random.Generator) -> dict[str, Any]:
+    """HW-GPT-Bench: every device from the eleven others, rows random or chosen by their features."""
+    found: dict[str, Any] = {}
+    everything: dict[str, list[float]] = {}
+    devices = sorted(set(made.rows["device"]))
+    for scale in ("s", "m", "l"):
+        full = {device: made.where(device=device) for device in devices}
+        rows = {device: only_scale(Rows.of(table), scale) for device, table in full.items()}
+        for device in devices:
+            errors: dict[str, list[float]] = {}
+            for _ in range(SPLITS):
+                for name, error in one_transfer(rows, device, rng).items():
+                    errors.setdefault(name, []).append(error)
+                    everything.setdefault(name, []).append(error)
+            found[f"{device} {scale}"] = summaries(errors)
+            line(f"{device} {scale}, {SAMPLES} rows", found[f"{device} {scale}"])
+    found["all devices and scales"] = summaries(everything)
+    line("all devices and scales", found["all devices and scales"])
+    return found
+
+
+def only_scale(rows: Rows, scale: str) -> Rows:
+    return rows.at(np.flatnonzero(np.char.startswith(rows.ids.astype(str), f"{scale}-")))
+
+
+def one_transfer(rows: Mapping[str, Rows], device: str, rng: np.random.Generator) -> dict[str, float]:
+    target = rows[device]
+    sources = {}
+    for name, other in rows.items():
+        if name != device:
+            some = other.at(rng.permutation(len(other.y))[:500])
+            sources[name] = fit(some.X, some.y, None, ("sum",))
+    order = rng.permutation(len(target.y))
+    pool, test = order[:500], order[500:2500]
+    errors = {}
+    for name, five in (("ours", pool[:SAMPLES]), ("ours, rows chosen", pool[choose_rows(target.X[pool], SAMPLES)])):
+        errors[name] = mape(moved(sources, target.X[five], target.y[five]).mean(target.X[test]), target.y[test])
+    five = pool[:SAMPLES]
+    alone = target.X[test] @ fit_nonnegative(target.X[five], target.y[five])
+    return {
+        **errors,
+        "alone": mape(alone, target.y[test]),
+        "MACs x scale": mape(scaled(target, five, test), target.y[test]),
+    }
+
+
+def between_phones(made: Any, timm: Any, rng: np.random.Generator) -> dict[str, Any]:
+    """One large core: phone to phone, an i9 to phones, and fp32 to int8; judged on the shapes not among the five."""
+    rows: dict[tuple[str, str, str], Rows] = {}
+    for runtime, precision in product(("tflite", "pytorch-mobile"), ("fp32", "int8")):
+        chosen = made.where(runtime=runtime, precision=precision, cores="1large")
+        for device in sorted(set(chosen.rows["device"])):
+            rows[runtime, precision, device] = Rows.of(chosen.where(device=device))
+    calibrated = {key: fit(own.X, own.y, own.groups, ("sum",)) for key, own in rows.items()}
+    i9 = Rows.of(timm.where(device="Intel Core i9-10940X"))
+    desk = {"i9": fit(i9.X, i9.y, i9.groups, ("sum",))}
+    ways: dict[str, list[tuple[float, float]]] = {}
+    for (runtime, precision, device), own in rows.items():
+        peers = {d: model for (r, p, d), model in calibrated.items() if (r, p) == (runtime, precision) and d != device}
+        lenders = {"phone to phone": peers, "i9 to phone": desk}
+        if precision == "int8":
+            lenders["fp32 to int8"] = {"fp32": calibrated[runtime, "fp32", device]}
+        for way, lent in lenders.items():
+            pairs = [five_of_a_phone(own, lent, rng) for _ in range(SPLITS)]
+            ways.setdefault(f"{way}, {runtime} {precision}", []).extend(pairs)
+    found: dict[str, Any] = {}
+    for way, pairs in ways.items():
+        errors, close = zip(*pairs, strict=True)
+        found[way] = {"ours": summary(errors), "within 10 %": summary(close)}
+        line(way, found[way])
+    return found
+
+
+def five_of_a_phone(
+    own: Rows, sources: Mapping[str, LatencyPredictor], rng: np.random.Generator
+) -> tuple[float, float]:
+    """Error, and share within 10 %, on plain ViTs of other shapes than those of five networks at random."""
+    plain = np.flatnonzero(~np.char.startswith(own.ids.astype(str), "swin") & (own.ids != "vit-msn-base-4"))
+    five = one_a_shape(own.groups, rng.permutation(plain))[:SAMPLES]
+    test = plain[~np.isin(own.groups[plain], own.groups[five])]
+    predicted = moved(sources, own.X[five], own.y[five]).mean(own.X[test])
+    return mape(predicted, own.y[test]), within(predicted, own.y[test])
+
+
+def one_a_shape(groups: Array, order: Array) -> Array:
+    """The first row of each group, in that order."""
+    _, first = np.unique(groups[order], return_index=True)
+    return order[np.sort(first)]
