@@ -101,7 +101,13 @@ def _besides(name: str, module: str) -> dict[str, bool]:
     """What a model does beside a plain ViT, as its name and module tell."""
     rotary = module == "eva" and re.search(r"rope|dinov3|eva02_(?!enormous)|vit_pe_", name) is not None
     scaled = module == "beit" or re.search(r"deit3|dinov[23]|_reg\d+_", name) is not None
-    return {"rotary": rotary, "scaled": scaled, "biased": module in ("beit", "vision_transformer_relpos")}
+    return {
+        "rotary": rotary,
+        "scaled": scaled,
+        "biased": module in ("beit", "vision_transformer_relpos"),
+        "quick": "quickgelu" in name,
+        "strided": _extra(name) == 0,
+    }
 
 
 def _network(vit: Vit, line: Line) -> Network:

@@ -16,7 +16,10 @@ from nas.latency.imports.rows import Array, Network, row_of
 class Vit:
     """Sizes of a plain ViT, and what it does beside one. extra: tokens beside the patches (class, distillation,
     registers); gated: its MLP is SwiGLU of that hidden width; rotary: positions turn queries and keys; scaled: both
-    branches are multiplied by a learned vector; biased: a bias for each pair of tokens is added to the scores."""
+    branches are multiplied by a learned vector; biased: a bias for each pair of tokens is added to the scores; quick:
+    the activation is a sigmoid, written out as two products more; strided: no token is put in front of the patches, so
+    their layout, columns of a map, is never copied to rows, and each norm copies.
+    """
 
     resolution: int
     patch: int
@@ -29,6 +32,8 @@ class Vit:
     rotary: bool = False
     scaled: bool = False
     biased: bool = False
+    quick: bool = False
+    strided: bool = False
     classes: int = 1000
 
     @property
@@ -77,7 +82,7 @@ def vit_operators(vit: Vit) -> tuple[Operator, ...]:
 
 
 def _differs(vit: Vit) -> bool:
-    return vit.gated or vit.rotary or vit.scaled or vit.biased
+    return vit.gated or vit.rotary or vit.scaled or vit.biased or vit.quick or vit.strided
 
 
 def _besides(vit: Vit, tokens: int) -> list[Operator]:
@@ -87,7 +92,9 @@ def _besides(vit: Vit, tokens: int) -> list[Operator]:
     turns = [elementwise("turn", "add", x) for _ in range(8)] if vit.rotary else []
     scales = [elementwise("scale", "add", x) for _ in range(2)] if vit.scaled else []
     biases = [elementwise("bias", "add", vit.heads * tokens**2)] if vit.biased else []
-    return [*turns, *scales, *biases]
+    products = [elementwise("quick", "activation", tokens * vit.hidden) for _ in range(2)] if vit.quick else []
+    copies = [elementwise("copy", "add", x) for _ in range(2)] if vit.strided else []
+    return [*turns, *scales, *biases, *products, *copies]
 
 
 @lru_cache(maxsize=4096)
