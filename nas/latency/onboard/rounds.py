@@ -37,27 +37,41 @@ def time_rounds(
     effort: the fields of `nas.latency.Effort`. After its `rounds`, networks whose ratio to the anchor is known to
     `within` leave; the others go on until they are too, for at most `most_rounds` or `limit_s` seconds in all. `heard`
     is told after each round how many are done."""
+    with _no_garbage_collection():
+        inner = [_inner(run, clock) for run in runs]
+
+        def visit(i: int) -> list[float]:
+            for _ in range(effort["warmup"]):
+                _timing(runs[i], inner[i], clock)
+            return [_timing(runs[i], inner[i], clock) / inner[i] for _ in range(effort["timed"])]
+
+        return list(zip(interleaved(visit, len(runs), effort, shuffled, clock, heard), inner))  # noqa: B905
+
+
+def interleaved(
+    visit: Callable[[int], list[float]],
+    n: int,
+    effort: Mapping[str, Any],
+    shuffled: Shuffled,
+    clock: Clock = time.perf_counter,
+    heard: Callable[[int], None] = lambda done: None,
+) -> list[list[list[float]]]:
+    """What visits to networks 0 to n-1 gave, a list for each: the rounds of `time_rounds`, whoever takes the time."""
     rounds, within = effort["rounds"], effort["within"]
     most = rounds if within is None else max(rounds, effort["most_rounds"])
     ends = float("inf") if effort["limit_s"] is None else clock() + effort["limit_s"]
-    anchor = len(runs) - 1
-    seconds: list[list[list[float]]] = [[] for _ in runs]
-    going = list(range(len(runs)))
-    with _no_garbage_collection():
-        inner = [_inner(run, clock) for run in runs]
-        for done in range(1, most + 1):
-            for place in shuffled(len(going)):
-                i = going[place]
-                for _ in range(effort["warmup"]):
-                    _timing(runs[i], inner[i], clock)
-                seconds[i].append([_timing(runs[i], inner[i], clock) / inner[i] for _ in range(effort["timed"])])
-            heard(done)
-            if done >= rounds and within is not None:
-                loose = [i for i in going[:-1] if uncertainty(seconds[i], seconds[anchor]) > within]
-                going = [*loose, anchor]
-            if done >= 2 and (len(going) == 1 < len(runs) or clock() > ends):
-                break
-    return [(seconds[i], inner[i]) for i in range(len(runs))]
+    seconds: list[list[list[float]]] = [[] for _ in range(n)]
+    going = list(range(n))
+    for done in range(1, most + 1):
+        for place in shuffled(len(going)):
+            seconds[going[place]].append(visit(going[place]))
+        heard(done)
+        if done >= rounds and within is not None:
+            loose = [i for i in going[:-1] if uncertainty(seconds[i], seconds[-1]) > within]
+            going = [*loose, n - 1]
+        if done >= 2 and (len(going) == 1 < n or clock() > ends):
+            break
+    return seconds
 
 
 def uncertainty(network: Sequence[Sequence[float]], anchor: Sequence[Sequence[float]]) -> float:
