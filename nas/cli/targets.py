@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from statistics import median
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from nas.cli.console import emit, table
+from nas.cli.console import Console, emit, table
 from nas.cli.options import Json, example
+from nas.errors import MeasureError
+
+if TYPE_CHECKING:
+    from nas.latency import Second, Target
 
 app = typer.Typer(help="Devices to measure on, and what can be measured there.", no_args_is_help=True)
 
@@ -57,18 +63,46 @@ def list_targets(as_json: Json = False) -> None:
 @app.command("check", epilog=example("nas target check pi4/onnxruntime/fp32"))
 def check(
     target: Annotated[str, typer.Argument(metavar="TARGET", help="device/runtime/precision[/tN][/bN].")],
+    soak: Annotated[
+        float | None, typer.Option("--soak", min=2, help="Run it without a pause for so many seconds.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Run one network on a target: whether it answers, and how fast."""
+    """Run one network on a target: whether it answers, how fast, and with --soak what heat costs."""
     from nas.latency import Target, glance
 
     parsed = Target.parse(target)
     anchor_ms = glance(parsed).min_ms
-    emit(
-        as_json,
-        {"target": str(parsed), "runtime_version": parsed.runtime_version, "anchor_ms": anchor_ms},
-        f"{parsed} answers: {parsed.runtime} {parsed.runtime_version}, the anchor network in {anchor_ms:.3g} ms",
-    )
+    result = {"target": str(parsed), "runtime_version": parsed.runtime_version, "anchor_ms": anchor_ms}
+    text = f"{parsed} answers: {parsed.runtime} {parsed.runtime_version}, the anchor network in {anchor_ms:.3g} ms"
+    if soak is None:
+        emit(as_json, result, text)
+        return
+    curve = _soaked(parsed, soak)
+    head = ["second", "runs", "median ms", "p95 ms", "degrees C", "mJ a run"]
+    figures = ("second", "runs", "median_ms", "p95_ms", "temperature_c", "energy_mj")
+    text += "\n" + table(head, [[_known(getattr(second, name)) for name in figures] for second in curve])
+    part = max(1, len(curve) // 5)
+    first, last = (median(second.median_ms for second in some) for some in (curve[:part], curve[-part:]))
+    text += f"\nthe last fifth takes {last / first:.2f} times as long as the first"
+    emit(as_json, result | {"soak": [asdict(second) for second in curve], "slowdown": last / first}, text)
+
+
+def _soaked(target: Target, seconds: float) -> list[Second]:
+    from nas.latency import anchor_arch, soak
+
+    curve = []
+    with Console() as console:
+        for second in soak(anchor_arch(), target, seconds):
+            curve.append(second)
+            console.progress("soak", second.second, round(seconds), f"{second.median_ms:.3g} ms")
+    if not curve:
+        raise MeasureError(f"{target} ran nothing in {seconds:g} s")
+    return curve
+
+
+def _known(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3g}"
 
 
 @app.command("remove", epilog=example("nas target remove pi4"))

@@ -2,6 +2,7 @@
 
 from nas.latency.fresh import measure_in_fresh_process
 from nas.latency.host import disturbances, host_facts
+from nas.latency.lasting import Second, peak_memory_mib, soak
 from nas.latency.measure import Measurement, anchor_arch, estimate_seconds, glance, measure_archs, probe
 from nas.latency.protocol import Effort, Samples, Session, measure_rounds
 from nas.latency.runtimes import RUNTIMES, Runtime
@@ -15,6 +16,7 @@ __all__ = [
     "Measurement",
     "Runtime",
     "Samples",
+    "Second",
     "Session",
     "TableWriter",
     "Target",
@@ -27,6 +29,8 @@ __all__ = [
     "measure_archs",
     "measure_in_fresh_process",
     "measure_rounds",
+    "peak_memory_mib",
     "probe",
     "read_table",
+    "soak",
 ]

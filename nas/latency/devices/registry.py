@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from nas.errors import TargetError
 from nas.files import write_whole
 from nas.latency.bench import Bench
+from nas.latency.devices.remote import Channel
 from nas.latency.protocol import Say
 from nas.latency.runtimes import Subject
 from nas.latency.table_text import to_toml
@@ -36,6 +37,10 @@ class Device(Protocol):
 
     def look(self) -> dict[str, Any]:
         """What it says of itself now. `MeasureError` where it does not answer."""
+        ...
+
+    def channel(self) -> Channel:
+        """To a runner of ours there. `TargetError` where none can run."""
         ...
 
     def bench(self, target: Target, anchor: Subject, say: Say) -> AbstractContextManager[Bench]: ...

@@ -12,6 +12,7 @@ import numpy as np
 
 from nas.arch import Arch
 from nas.errors import MeasureError, TargetError
+from nas.latency.devices.pipe import Files, LostError
 from nas.latency.protocol import Accept, Effort, Samples, Say, Session, judged
 from nas.latency.runtimes import Subject
 from nas.latency.target import Target
@@ -20,14 +21,10 @@ TRIES = 3
 WAITS_S = (2.0, 10.0)  # before the second try and the third
 
 
-class LostError(MeasureError):
-    """The connection broke, or the device fell silent: what was under way there has to be done again."""
-
-
 class Channel(Protocol):
     """A way to a runner (`nas.latency.onboard`)."""
 
-    def ask(self, job: Mapping[str, Any], files: Sequence[tuple[str, bytes]]) -> Iterator[dict[str, Any]]:
+    def ask(self, job: Mapping[str, Any], files: Files) -> Iterator[dict[str, Any]]:
         """Its answers to a job, as they come. `LostError` where they end too early, `MeasureError` for an error there
         or an answer that is none."""
         ...
@@ -57,7 +54,7 @@ class RemoteBench:
     ) -> Session:
         """See `Bench`."""
         target = self.target
-        files = [_content(subject, target) for subject in (*subjects, self.anchor)]
+        files = [model_file(subject, target) for subject in (*subjects, self.anchor)]
         job = {
             "do": "time", "runtime": target.runtime, "precision": target.precision, "threads": target.threads,
             "batch": target.batch, "effort": asdict(effort), "seed": int(rng.integers(2**31)),
@@ -73,7 +70,7 @@ class RemoteBench:
                 self.sleep(wait)
         raise AssertionError("the last try returns or raises")
 
-    def _samples(self, job: Mapping[str, Any], files: Sequence[tuple[str, bytes]]) -> list[Samples]:
+    def _samples(self, job: Mapping[str, Any], files: Files) -> list[Samples]:
         found: list[Samples] = []
         for answer in self.channel.ask(job, files):
             if "facts" in answer:
@@ -95,7 +92,8 @@ def check_same_machine(target: Target, was: Mapping[str, Any], now: Mapping[str,
         raise TargetError(f"{target.device} has {target.runtime} {version}, it had {had} when it was added; {again}")
 
 
-def _content(subject: Subject, target: Target) -> tuple[str, bytes]:
+def model_file(subject: Subject, target: Target) -> tuple[str, bytes]:
+    """What a runner is sent of a network: a name for messages, and the model."""
     model = target.spec.lower(subject, target)
     name = subject.id if isinstance(subject, Arch) else subject.name
     if isinstance(model, bytes):

@@ -1,9 +1,17 @@
 """A job on standard input, answers on standard output, each a line of JSON behind `MARK`.
 
-A job is one line of JSON, then the bytes of its files, one after the other. `{"do": "facts"}` asks what machine this
-is; `{"do": "time", "runtime", "precision", "threads", "batch", "files": [{"name", "bytes"}], "effort", "seed"}` times
-its files together, the last of which is the anchor. Answers: `{"facts"}` at once; `{"round"}` after each round; at the
-end `{"samples": [{"seconds", "inner"}]}`, one for each file, or `{"error"}`.
+A job is one line of JSON, then the bytes of its files, one after the other. All answer `{"facts"}` at once and
+`{"error"}` where they fail; what they ask for and what they answer beside:
+
+    {"do": "facts"}
+    {"do": "time", ..., "effort", "seed"}  all files together, the last of which is the anchor
+        {"round"} after each; {"samples": [{"seconds", "inner"}]}, one for each file
+    {"do": "soak", ..., "seconds"}         one file
+        {"second", "runs", "median_ms", "p95_ms", "temperature_c", "energy_mj"} each second
+    {"do": "memory", ...}                  one file
+        {"peak_mib"}
+
+where ... is "runtime", "precision", "threads", "batch", "files": [{"name", "bytes"}].
 """
 
 from __future__ import annotations
@@ -13,12 +21,13 @@ import os
 import random
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, BinaryIO
 
 from .facts import facts
-from .loaders import LoadError, load
-from .rounds import ClockError, time_rounds
+from .lasting import peak_mib, soak
+from .loaders import LoadError, load, load_module
+from .rounds import ClockError, Run, time_rounds
 
 MARK = "paretovit "
 _BLOCK = 2**20
@@ -34,9 +43,10 @@ def main() -> int:
     try:
         job = json.loads(sys.stdin.buffer.readline())
         answer({"facts": facts()})
-        if job["do"] == "time":
-            with tempfile.TemporaryDirectory() as folder:
-                answer({"samples": timed(job, receive(job["files"], sys.stdin.buffer, folder), answer)})
+        with tempfile.TemporaryDirectory() as folder:
+            paths = receive(job.get("files", []), sys.stdin.buffer, folder)
+            for values in _JOBS[job["do"]](job, paths, answer):
+                answer(values)
     except (LoadError, ClockError, OSError, EOFError, MemoryError) as error:
         answer({"error": str(error) or type(error).__name__})
         return 1
@@ -60,15 +70,39 @@ def receive(files: list[dict[str, Any]], source: BinaryIO, folder: str) -> list[
     return paths
 
 
-def timed(job: dict[str, Any], paths: list[str], answer: Callable[[dict[str, Any]], None]) -> list[dict[str, Any]]:
+Answers = Iterable[dict[str, Any]]
+Answer = Callable[[dict[str, Any]], None]
+
+
+def nothing_more(job: dict[str, Any], paths: list[str], answer: Answer) -> Answers:
+    return ()
+
+
+def timed(job: dict[str, Any], paths: list[str], answer: Answer) -> Answers:
     order = random.Random(job["seed"])
-    runs = []
-    for i, path in enumerate(paths):
-        try:
-            runs.append(load(job["runtime"], path, job["threads"], job["batch"], job["precision"]))
-        except LoadError as error:
-            raise LoadError(f"{job['files'][i]['name']}: {error}") from None
+    runs = [load_one(job, i, path) for i, path in enumerate(paths)]
     found = time_rounds(
         runs, job["effort"], lambda n: order.sample(range(n), n), heard=lambda done: answer({"round": done})
     )
-    return [{"seconds": seconds, "inner": inner} for seconds, inner in found]
+    return [{"samples": [{"seconds": seconds, "inner": inner} for seconds, inner in found]}]
+
+
+def soaked(job: dict[str, Any], paths: list[str], answer: Answer) -> Answers:
+    return soak(load_one(job, 0, paths[0]), job["seconds"])
+
+
+def remembered(job: dict[str, Any], paths: list[str], answer: Answer) -> Answers:
+    load_module(job["runtime"])  # the runtime itself is not the network's
+    return [{"peak_mib": peak_mib(lambda: load_one(job, 0, paths[0]))}]
+
+
+def load_one(job: dict[str, Any], i: int, path: str) -> Run:
+    try:
+        return load(job["runtime"], path, job["threads"], job["batch"], job["precision"])
+    except LoadError as error:
+        raise LoadError(f"{job['files'][i]['name']}: {error}") from None
+
+
+_JOBS: dict[str, Callable[[dict[str, Any], list[str], Answer], Answers]] = {
+    "facts": nothing_more, "time": timed, "soak": soaked, "memory": remembered,
+}  # fmt: skip

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable
 from importlib import metadata
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .rounds import Run
 
@@ -26,14 +26,18 @@ PACKAGES = {"onnxruntime": ("onnxruntime", "onnxruntime-gpu")}
 
 def load(runtime: str, model: Model, threads: int, batch: int, precision: str) -> Run:
     """A run of a network on one image or a batch of them. Raises `LoadError`."""
+    loader: Loader = load_module(runtime).load
+    return loader(model, threads, batch, precision)
+
+
+def load_module(runtime: str) -> Any:
+    """What makes a runtime's runs, and with it the runtime. Raises `LoadError` where it is not here."""
     if runtime not in LOADERS:
         raise LoadError(f"unknown runtime {runtime!r}, expected one of {', '.join(LOADERS)}")
     try:
-        module = importlib.import_module("." + LOADERS[runtime], __package__)
-        loader: Loader = module.load
+        return importlib.import_module("." + LOADERS[runtime], __package__)
     except ImportError as error:
         raise LoadError(f"{runtime} cannot be imported here ({error}); install it there") from None
-    return loader(model, threads, batch, precision)
 
 
 def versions() -> dict[str, str]:
