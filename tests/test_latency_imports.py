@@ -152,6 +152,10 @@ def test_the_same_import_again_changes_nothing_and_another_is_refused(written, t
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
     with pytest.raises(RunError, match="asked"):
         import_table("hwgpt", file, out, where="device=toy")
+    header = (out / "import.toml").read_text()
+    (out / "import.toml").write_text(header.replace("importer = 1", "importer = 0"))
+    with pytest.raises(RunError, match="importer is 0, not 1"):
+        import_table("hwgpt", file, out)
     (tmp_path / "mine").mkdir()
     with pytest.raises(RunError, match="no imported table"):
         import_table("hwgpt", file, tmp_path / "mine")

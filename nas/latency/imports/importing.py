@@ -14,6 +14,9 @@ from nas.latency.imports.folder import HEADER, KIND, ImportedTable, read_facts, 
 from nas.latency.imports.rows import Harvest, Keep, keeper, parse_where
 from nas.latency.imports.source import Source, fetch
 
+IMPORTER = 1
+"""Counted up whenever a file gives other rows or features than before, so that an older import is not taken for new."""
+
 
 @dataclass(frozen=True)
 class Format:
@@ -52,7 +55,7 @@ def import_table(
         raise InputError(f"unknown format {name!r}, expected one of {', '.join(FORMATS)}")
     asked, out = parse_where(where), Path(out)
     source = fetch(str(address), sha256)
-    same = {"kind": KIND, "format": name, "sha256": source.sha256, "asked": where or ""}
+    same = {"kind": KIND, "format": name, "sha256": source.sha256, "asked": where or "", "importer": IMPORTER}
     if out.exists():
         _check_same(out, same)
         return read_import(out)
@@ -64,7 +67,7 @@ def import_table(
     return read_import(out)
 
 
-def _facts(source: Source, harvest: Harvest, same: Mapping[str, str]) -> dict[str, Any]:
+def _facts(source: Source, harvest: Harvest, same: Mapping[str, Any]) -> dict[str, Any]:
     known = FORMATS[same["format"]]
     return {
         **same,
@@ -80,7 +83,7 @@ def _facts(source: Source, harvest: Harvest, same: Mapping[str, str]) -> dict[st
     }
 
 
-def _check_same(out: Path, same: Mapping[str, str]) -> None:
+def _check_same(out: Path, same: Mapping[str, Any]) -> None:
     if not (out / HEADER).exists():
         raise RunError(f"{out} is there already and holds no imported table; choose another folder")
     held = read_facts(out)
