@@ -11,10 +11,11 @@ import typer
 
 from nas.cli.console import Console, emit, table
 from nas.cli.options import Json, example
-from nas.errors import MeasureError
+from nas.errors import MeasureError, TargetError
 
 if TYPE_CHECKING:
     from nas.latency import Second, Target
+    from nas.latency.devices import Device
 
 app = typer.Typer(help="Devices to measure on, and what can be measured there.", no_args_is_help=True)
 
@@ -24,27 +25,80 @@ Name = Annotated[str, typer.Argument(metavar="NAME", help="What targets call it:
 @app.command("add", epilog=example("nas target add pi4 --ssh pi@raspberrypi --python /home/pi/venv/bin/python"))
 def add(
     name: Name,
-    ssh: Annotated[str, typer.Option("--ssh", help="HOST or USER@HOST, as ssh knows it; no password is asked for.")],
+    ssh: Annotated[
+        str | None, typer.Option("--ssh", help="HOST or USER@HOST, as ssh knows it; no password is asked for.")
+    ] = None,
     python: Annotated[str, typer.Option("--python", help="The interpreter there that has the runtime.")] = "python3",
     ssh_config: Annotated[
         Path | None, typer.Option("--ssh-config", exists=True, dir_okay=False, help="In place of ~/.ssh/config.")
     ] = None,
+    adb: Annotated[
+        str | None, typer.Option("--adb", help="SERIAL of a phone, as adb lists it; any: the only one.")
+    ] = None,
+    runtime: Annotated[str | None, typer.Option("--runtime", help="What --runner runs: onnxruntime, ...")] = None,
+    runner: Annotated[
+        Path | None,
+        typer.Option("--runner", exists=True, dir_okay=False, help="The runtime's own tool, for phones."),
+    ] = None,
+    library: Annotated[
+        list[Path] | None, typer.Option("--library", exists=True, dir_okay=False, help="It needs this; repeatable.")
+    ] = None,
+    version: Annotated[str, typer.Option("--runtime-version", help="Of --runner, which says none itself.")] = "",
+    cores: Annotated[str | None, typer.Option("--cores", help="Cores of the phone, a mask such as f0.")] = None,
+    cooldown: Annotated[float, typer.Option("--cooldown", min=0, help="Seconds of pause before each session.")] = 5.0,
     as_json: Json = False,
 ) -> None:
-    """Look at a device over ssh and remember it. It needs Python 3.9 or newer with NumPy and a runtime."""
+    """Look at a device over ssh or adb and remember it. Over ssh it needs Python 3.9 or newer with NumPy and a runtime;
+    a phone needs nothing: --runner is sent there. Add a phone again for each further runtime."""
     from dataclasses import replace
 
     from nas.latency.devices import SshDevice, add_device, registry_path
     from nas.latency.target import targets_of
 
-    device = SshDevice(name, ssh, python, None if ssh_config is None else str(ssh_config.absolute()))
-    device = replace(device, facts=device.look())
+    if (ssh is None) == (adb is None):
+        raise TargetError("name one way to reach the device: --ssh HOST or --adb SERIAL")
+    device: Device
+    if ssh is not None:
+        found = SshDevice(name, ssh, python, None if ssh_config is None else str(ssh_config.absolute()))
+        device = replace(found, facts=found.look())
+    else:
+        device = _phone(name, str(adb), runtime, runner, library or [], version, cores, cooldown)
     add_device(device)
     targets = [str(target) for target in targets_of(name)]
     machine = f"{name}: {device.facts.get('cpu')}, {device.facts.get('usable_cores')} cores to use"
     runtimes = "\n".join(targets) or "no runtime was found there: install onnxruntime for that Python, and add it again"
     result = {"device": name, "facts": device.facts, "targets": targets}
     emit(as_json, result, f"{machine}\n{runtimes}\nremembered in {registry_path()}")
+
+
+def _phone(
+    name: str,
+    serial: str,
+    runtime: str | None,
+    runner: Path | None,
+    libraries: list[Path],
+    version: str,
+    cores: str | None,
+    cooldown: float,
+) -> Device:
+    """A phone that was looked at. One of that name and serial number keeps its other runners."""
+    from dataclasses import replace
+
+    from nas.latency import RUNTIMES
+    from nas.latency.devices import AdbDevice, PhoneRunner, devices
+    from nas.latency.devices.phone_tools import TOOLS
+
+    possible = ", ".join(known for known in TOOLS if known in RUNTIMES)
+    if runner is None or runtime is None:
+        raise TargetError(f"a phone needs --runner PATH and --runtime, one of {possible}")
+    if runtime not in TOOLS or runtime not in RUNTIMES:
+        raise TargetError(f"networks of {runtime!r} cannot be timed on a phone, expected one of {possible}")
+    own = PhoneRunner(runner.absolute(), tuple(library.absolute() for library in libraries), version)
+    phone = AdbDevice(name, serial, {runtime: own}, cores, cooldown).serial_of_any()
+    before = devices().get(name)
+    if isinstance(before, AdbDevice) and before.serial == phone.serial:
+        phone = replace(phone, runners=before.runners | phone.runners)
+    return replace(phone, facts=phone.look())
 
 
 @app.command("list", epilog=example("nas target list"))

@@ -113,6 +113,8 @@ def _device(name: str, table: Any, path: Path) -> Device:
 
 
 def _kinds() -> dict[str, Callable[[str, dict[str, Any]], Device]]:
+    from nas.latency.devices.offline import OfflineDevice
+    from nas.latency.devices.phone import AdbDevice
     from nas.latency.devices.ssh import SshDevice
 
-    return {"ssh": SshDevice.from_table}
+    return {"adb": AdbDevice.from_table, "offline": OfflineDevice.from_table, "ssh": SshDevice.from_table}
