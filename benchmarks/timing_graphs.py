@@ -23,7 +23,6 @@ from nas.arch import Arch
 from nas.cost import cost
 from nas.export import export_onnx, timing_graph
 from nas.latency import Effort, Target, host_facts, measure_rounds
-from nas.latency.runtimes.onnx_session import prepare
 from nas.model import Network
 
 TARGET = Target.parse("local/onnxruntime/fp32")
@@ -72,7 +71,7 @@ def compare(arch: Arch, sessions: int, rng: np.random.Generator) -> dict[str, st
 
 def latencies_ms(arch: Arch, file: Path, sessions: int, rng: np.random.Generator) -> Iterator[tuple[float, float]]:
     """(written, exported) medians of round minima of each session."""
-    runs = [prepare(arch, TARGET), prepare(file, TARGET)]
+    runs = [TARGET.spec.prepare(subject, TARGET) for subject in (arch, file)]
     for _ in range(sessions):
         written, exported = measure_rounds(runs, runs[0], rng=rng, effort=EFFORT).networks
         yield written.median_ms, exported.median_ms

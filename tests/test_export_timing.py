@@ -19,7 +19,6 @@ from nas.export.fold import fold_norms
 from nas.export.onnx_file import lower
 from nas.export.vit_graph import as_vit
 from nas.latency import Effort, Target, measure_rounds
-from nas.latency.runtimes.onnx_session import prepare
 from nas.model import Network
 from nas.space import SearchSpace, load_space
 
@@ -73,7 +72,7 @@ def test_both_run_the_same_operators(pair: tuple[Arch, Path], tmp_path: Path) ->
 def test_both_take_the_same_time(pair: tuple[Arch, Path]) -> None:
     """Within 3 %: the median over `LAPS` interleaved sessions, with further chances on a machine that is busy."""
     arch, file = pair
-    runs = [prepare(arch, TARGET), prepare(file, TARGET)]
+    runs = [TARGET.spec.prepare(subject, TARGET) for subject in (arch, file)]
     rng, found = np.random.default_rng(0), []
     for _ in range(6):
         ratios = [lap(runs, rng) for _ in range(LAPS)]

@@ -45,7 +45,7 @@ def test_one_target_has_one_text() -> None:
         ("", "device/runtime/precision"),
         ("local//fp32", "device/runtime/precision"),
         ("pixel6/tflite/fp32", "unknown device 'pixel6', expected one of local"),
-        ("local/tensorrt/fp32", "onnxruntime, torch"),
+        ("local/tensorrt/fp32", "onnxruntime, openvino, executorch, litert, torch"),
         ("local/onnxruntime/int4", "fp32"),
         ("local/onnxruntime/fp32/t0", "'t0' is not understood"),
         ("local/onnxruntime/fp32/t2/t4", "'t4' is not understood"),
@@ -84,8 +84,10 @@ def test_a_target_of_an_unknown_device_cannot_be_measured() -> None:
 
 
 def test_every_local_target_can_be_checked() -> None:
-    targets = local_targets()
-    assert [str(target) for target in targets] == ["local/onnxruntime/fp32", "local/torch/fp32"]
-    for target in targets:
+    targets = [str(target) for target in local_targets()]
+    assert targets[:2] == ["local/onnxruntime/fp32", "local/onnxruntime/int8"]
+    assert targets[-1] == "local/torch/fp32"
+    for target in local_targets():
         target.check()
-        assert probe(target) is None
+    for text in (*targets[:2], targets[-1]):
+        assert probe(Target.parse(text)) is None

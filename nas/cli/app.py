@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from nas.cli.adapting import adapt
+from nas.cli.carrying import pack_job, unpack_results
 from nas.cli.console import Console, emit
 from nas.cli.fronts import front_json, front_table, rate_text, rows_table, search_json
 from nas.cli.options import (
@@ -160,6 +161,10 @@ def measure(
     out: Out,
     samples: Annotated[int, typer.Option("--samples", min=1, help="Networks to measure.")] = 50,
     num_classes: Classes = None,
+    pack: Annotated[Path | None, typer.Option("--pack", help="Write a file to run on a device out of reach.")] = None,
+    unpack: Annotated[
+        Path | None, typer.Option("--unpack", exists=True, dir_okay=False, help="What that file wrote there.")
+    ] = None,
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
@@ -167,8 +172,15 @@ def measure(
     from nas.pipeline import measure as run_measure
     from nas.space import load_space
 
+    loaded = load_space(space, num_classes)
+    if pack is not None:
+        pack_job(loaded, target, samples, out, pack, seed, as_json)
+        return
     with Console() as console:
-        made = run_measure(load_space(space, num_classes), target, samples, out, seed=seed, listener=console)
+        if unpack is not None:
+            made = unpack_results(loaded, target, samples, out, unpack, seed, console)
+        else:
+            made = run_measure(loaded, target, samples, out, seed=seed, listener=console)
     result = {
         "target": made.target,
         "rows": made.rows,
@@ -318,7 +330,15 @@ def export(
     run: RunPath,
     arch: Annotated[str, typer.Option("--arch", help="The id of a row of the front.")],
     out: Annotated[Path, typer.Option("--out", help="The file to write.")],
-    file_format: Annotated[str, typer.Option("--format", help="onnx, or timm: its weights.")] = "onnx",
+    file_format: Annotated[
+        str, typer.Option("--format", help="onnx, onnx-int8, openvino, pte, tflite, or timm: its weights.")
+    ] = "onnx",
+    evaluate: Annotated[
+        bool, typer.Option("--evaluate", help="Run the file on the search split: its own accuracy.")
+    ] = False,
+    data: Annotated[
+        str | None, typer.Option("--data", help="Where that data lies now, if not where the run had it.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Write one architecture with its weights to a file, checked against torch and, where it runs by itself, timed."""
@@ -326,14 +346,20 @@ def export(
 
     from nas.latency import Target, measure_archs
     from nas.pipeline import load_run
+    from nas.pipeline.running import RUNS_ON
 
-    made = load_run(run).export(arch, out, file_format)
+    opened = load_run(run)
+    made = opened.export(arch, out, file_format)
     said = f"{made.file}: {made.bytes / 1e6:.2f} MB, at most {made.max_abs_diff:.1g} from torch"
     result = {"file": str(made.file), "format": made.format, "max_abs_diff": made.max_abs_diff, "bytes": made.bytes}
-    target = Target.parse("local/onnxruntime/fp32")
-    if made.format != "onnx":  # weights, which nothing runs by themselves
+    accuracy = opened.evaluate(made, data) if evaluate else None
+    result["accuracy"] = accuracy
+    if accuracy is not None:
+        said += f", {100 * accuracy:.2f} % on the search split"
+    if made.format not in RUNS_ON:  # weights, which nothing runs by themselves
         emit(as_json, result | {"latency_ms": None, "target": None}, said)
         return
+    target = Target.parse(RUNS_ON[made.format])
     measured = next(measure_archs([made.file], target, rng=np.random.default_rng(0)))[1]
     result |= {"latency_ms": measured.latency_ms, "target": str(target)}
     emit(as_json, result, f"{said}, {measured.latency_ms:.3g} ms on {target}")

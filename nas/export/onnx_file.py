@@ -7,35 +7,23 @@ import logging
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from nas.arch import Arch
 from nas.errors import ExportError
 from nas.export.fold import fold_norms
-from nas.files import write_whole
+from nas.export.parity import Ask, Exported, check_folder, check_parity, write_export
+from nas.export.quantised import quantise
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
     from onnx import ModelProto
     from torch import nn
 
 OPSET = 20  # the first with Gelu as one operator
-TOLERANCE = 1e-5  # of max(1, max |logit|)
-
-
-@dataclass(frozen=True)
-class Exported:
-    """A file that was written: `max_abs_diff` is the largest difference of a logit from torch's, `bytes` its size."""
-
-    file: Path
-    format: str
-    max_abs_diff: float
-    bytes: int
 
 
 def export_onnx(
@@ -49,19 +37,49 @@ def export_onnx(
     at `path`, where the logits differ from those of the network as it was handed in by more than 1e-5 x max(1,
     max |logit|) on random images, or where the file cannot be written.
     """
+    return _export(network, arch, path, notes, "onnx")
+
+
+def export_onnx_int8(
+    network: nn.Module, arch: Arch, path: str | Path, notes: Mapping[str, str] = MappingProxyType({})
+) -> Exported:
+    """As `export_onnx`, with the matrix products that have weights in int8 (`quantise`). No logit may be further than
+    0.2 x max(1, max |logit|) from torch's: what rounding does to answers is said by the accuracy of the file."""
+    return _export(network, arch, path, notes, "onnx-int8")
+
+
+def _export(
+    network: nn.Module,
+    arch: Arch,
+    path: str | Path,
+    notes: Mapping[str, str],
+    kind: str,
+) -> Exported:
     path = Path(path)
-    if not path.parent.is_dir():
-        raise ExportError(f"{path} was not written: there is no folder {path.parent}; make it, or choose another place")
+    check_folder(path)
     network = copy.deepcopy(network).cpu().float().eval()
-    data = _label(lower(fold_norms(network), arch), arch, notes).SerializeToString()
-    difference, allowed = _difference(network, arch, data)
-    if not difference <= allowed:
-        raise ExportError(
-            f"{path} was not written: the exported logits of {arch.id} differ from torch's by {difference:.2g}, "
-            f"expected at most {allowed:.2g}"
-        )
-    _write(path, data)
-    return Exported(path, "onnx", difference, len(data))
+    data = onnx_bytes(network, arch, notes, int8=kind == "onnx-int8")
+    difference = check_parity(network, arch, ask_onnx(data), path, kind)
+    write_export(path, data)
+    return Exported(path, kind, difference, len(data))
+
+
+def onnx_bytes(
+    network: nn.Module, arch: Arch, notes: Mapping[str, str] = MappingProxyType({}), *, int8: bool = False
+) -> bytes:
+    """The content of such a file, unchecked, of a network on the CPU in eval mode."""
+    model = lower(fold_norms(network), arch)
+    return bytes(_label(quantise(model) if int8 else model, arch, notes).SerializeToString())
+
+
+def ask_onnx(data: bytes) -> Ask:
+    """What ONNX Runtime answers for a model."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+    return lambda images: np.asarray(session.run(["logits"], {"images": images})[0])
 
 
 def lower(network: nn.Module, arch: Arch, batch: int | None = None) -> ModelProto:
@@ -112,38 +130,6 @@ def _label(model: ModelProto, arch: Arch, notes: Mapping[str, str]) -> ModelProt
     graph.name = f"arch_{arch.id}"
     onnx.checker.check_model(model)
     return model
-
-
-def _difference(network: nn.Module, arch: Arch, data: bytes) -> tuple[float, float]:
-    """Largest difference of a logit from torch's, and what is allowed, over batches of one and five random images."""
-    import onnxruntime
-    import torch
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
-    rng = np.random.default_rng(0)
-    found, largest = 0.0, 1.0
-    for batch in (1, 5):
-        shape = (batch, arch.in_channels, arch.resolution, arch.resolution)
-        images = rng.standard_normal(shape).astype(np.float32)
-        with torch.inference_mode():
-            expected: NDArray[Any] = network(torch.from_numpy(images)).numpy()
-        (logits,) = session.run(["logits"], {"images": images})
-        if logits.shape != expected.shape:
-            raise ExportError(f"{arch.id}: the exported logits have shape {logits.shape}, expected {expected.shape}")
-        found = max(found, float(np.abs(logits - expected).max()))
-        largest = max(largest, float(np.abs(expected).max()))
-        if not np.isfinite(logits).all() or not np.isfinite(expected).all():
-            return float("nan"), TOLERANCE * largest
-    return found, TOLERANCE * largest
-
-
-def _write(path: Path, data: bytes) -> None:
-    try:
-        write_whole(path, data)
-    except OSError as error:
-        raise ExportError(f"{path} could not be written: {error.strerror or error}; choose another place") from None
 
 
 @contextmanager

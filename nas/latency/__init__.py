@@ -1,5 +1,6 @@
 """Measuring latency: targets, runtimes, the interleaved protocol, tables."""
 
+from nas.latency.answers import evaluate_artefact
 from nas.latency.fresh import measure_in_fresh_process
 from nas.latency.host import disturbances, host_facts
 from nas.latency.lasting import Second, peak_memory_mib, soak
@@ -23,6 +24,7 @@ __all__ = [
     "anchor_arch",
     "disturbances",
     "estimate_seconds",
+    "evaluate_artefact",
     "glance",
     "host_facts",
     "local_targets",

@@ -22,7 +22,7 @@ import numpy as np
 
 from nas.arch import Arch, PatchStem, PoolHead, Stage, TransformerBlock
 from nas.cost import cost, operators
-from nas.errors import MeasureError, TargetError
+from nas.errors import MeasureError, NasError
 from nas.export.vit_graph import as_vit
 from nas.latency.bench import Bench, open_bench
 from nas.latency.onboard.rounds import MIN_TIMING_S
@@ -207,6 +207,8 @@ def _prepare_s(subject: Subject, target: Target) -> float:
     seconds = PREPARE_S + PREPARE_S_PER_MIB * _mib(subject)
     if isinstance(subject, Arch) and target.runtime != "torch" and as_vit(subject) is None:
         seconds += EXPORT_S_PER_OPERATOR * len(operators(subject))
+    if isinstance(subject, Arch) and target.spec.operator_s:
+        seconds += target.spec.operator_s * len(operators(subject))
     return seconds
 
 
@@ -214,7 +216,7 @@ def probe(target: Target) -> str | None:
     """Runs the anchor once: what keeps a target from answering, or None where it does."""
     try:
         glance(target)
-    except (TargetError, MeasureError) as error:
+    except NasError as error:
         return str(error)
     return None
 

@@ -5,13 +5,38 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from nas.data import Normalise, load_data
 from nas.errors import RunError
-from nas.export import Exported, export_onnx
+from nas.export import (
+    Exported,
+    export_executorch,
+    export_litert,
+    export_onnx,
+    export_onnx_int8,
+    export_openvino,
+)
 from nas.integrations import export_timm
+from nas.latency import Target, evaluate_artefact
 from nas.model import Network
+from nas.pipeline.fitting import space_of
 from nas.runs import Run as RecordedRun
 
-_EXPORTS = {"onnx": export_onnx, "timm": export_timm}
+_EXPORTS = {
+    "onnx": export_onnx,
+    "onnx-int8": export_onnx_int8,
+    "openvino": export_openvino,
+    "pte": export_executorch,
+    "tflite": export_litert,
+    "timm": export_timm,
+}
+RUNS_ON = {
+    "onnx": "local/onnxruntime/fp32",
+    "onnx-int8": "local/onnxruntime/int8",
+    "openvino": "local/openvino/fp32",
+    "pte": "local/executorch/fp32",
+    "tflite": "local/litert/fp32",
+}
+"""The target that a file of each format is timed and evaluated on; weights alone run nowhere."""
 
 
 class Run(RecordedRun):
@@ -35,12 +60,32 @@ class Run(RecordedRun):
         return network.eval()
 
     def export(self, arch_id: str, path: str | Path, format: str = "onnx") -> Exported:  # noqa: A002
-        """Write one row of the front to a file, checked against torch. Formats: onnx; timm, its weights under the names
-        of timm's plain ViT, which InputError refuses where timm cannot express the architecture."""
+        """Write one row of the front to a file, checked against torch. Formats: onnx; onnx-int8, its matrix products
+        rounded; openvino, pte (ExecuTorch) and tflite, which need the extras of their runtimes; timm, its weights under
+        the names of timm's plain ViT, which InputError refuses where timm cannot express the architecture."""
         if format not in _EXPORTS:
-            raise RunError(f"unknown format {format!r}, expected {' or '.join(_EXPORTS)}")
+            raise RunError(f"unknown format {format!r}, expected {', '.join(_EXPORTS)}")
         notes = {name: json.dumps(self.inputs["data"][name]) for name in ("mean", "std", "class_names")}
         return _EXPORTS[format](self.network(arch_id), self.arch(arch_id), path, notes)
+
+    def evaluate(self, exported: Exported, data: str | None = None) -> float:
+        """Top-1 accuracy (0 to 1) of an exported file itself, as its runtime computes it, on the search split that the
+        run selected on. data: where the images lie now (None: where they did). RunError where they are others."""
+        if exported.format not in RUNS_ON:
+            raise RunError(
+                f"{exported.format} holds weights, which no runtime runs; export it as {' or '.join(RUNS_ON)}"
+            )
+        space, recorded = space_of(self), self.inputs["data"]
+        found = load_data(
+            data or recorded["spec"],
+            resolution=space.resolution,
+            in_channels=space.in_channels,
+            num_classes=len(recorded["class_names"]),
+        )
+        if found.search.digest != recorded["hashes"]["search"]:
+            raise RunError(f"{found.spec} has another search split than {self.path} selected on; give the data it had")
+        normalise = Normalise(tuple(recorded["mean"]), tuple(recorded["std"]))
+        return evaluate_artefact(exported.file, Target.parse(RUNS_ON[exported.format]), found.search, normalise)
 
 
 def load_run(path: str | Path) -> Run:

@@ -7,26 +7,30 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnxruntime
 
-from .loaders import LoadError
-from .rounds import Run
+from .loaders import Loaded, LoadError, check_input, random_images
 
 if TYPE_CHECKING:
     from .loaders import Model
 
 
-def load(model: Model, threads: int, batch: int, precision: str) -> Run:
+def load(model: Model, threads: int, batch: int, precision: str) -> Loaded:
     """A session on an ONNX model, its batch pinned; what it computes in is the model's own precision."""
     try:
         session = onnxruntime.InferenceSession(model, _options(threads, batch), providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime raises a dozen unrelated classes, none of them exported by name
         raise LoadError(f"ONNX Runtime cannot load it: {str(error).splitlines()[0]}") from error
-    feeds = {node.name: _images(node, batch) for node in session.get_inputs()}
+    if len(session.get_inputs()) != 1:
+        raise LoadError(f"it has {len(session.get_inputs())} inputs, expected one, images")
+    (node,) = session.get_inputs()
+    shape = tuple(size if isinstance(size, int) else batch for size in node.shape)
+    check_input(node.name, shape, node.type == "tensor(float)", batch)
+    feeds = {node.name: random_images(shape)}
     outputs = [node.name for node in session.get_outputs()]
 
     def run() -> None:
         session.run(outputs, feeds)
 
-    return run
+    return Loaded(run, lambda images: np.asarray(session.run(outputs, {node.name: images})[0]), shape)
 
 
 def _options(threads: int, batch: int) -> Any:
@@ -40,12 +44,3 @@ def _options(threads: int, batch: int) -> Any:
     # With a fixed batch the shape arithmetic of a dynamic export folds away and more operators fuse.
     options.add_free_dimension_override_by_name("batch", batch)
     return options
-
-
-def _images(node: Any, batch: int) -> Any:
-    shape = [size if isinstance(size, int) else batch for size in node.shape]
-    if node.type != "tensor(float)":
-        raise LoadError(f"input {node.name!r} is a {node.type}, expected fp32 images, tensor(float)")
-    if shape[:1] != [batch]:
-        raise LoadError(f"input {node.name!r} has a batch of {shape[:1]}, but the target asks for {batch}")
-    return np.random.default_rng(0).standard_normal(shape).astype(np.float32)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable
 from importlib import metadata
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .rounds import Run
 
@@ -16,16 +16,41 @@ class LoadError(Exception):
 
 if TYPE_CHECKING:
     Model = str | bytes  # a file's path, or its content where the runtime takes that
-    Loader = Callable[[Model, int, int, str], Run]
+    Loader = Callable[[Model, int, int, str], "Loaded"]
 
-LOADERS = {"onnxruntime": "load_onnxruntime"}
-"""Runtimes by name, and the modules beside this one whose `load(model, threads, batch, precision)` makes a run."""
-PACKAGES = {"onnxruntime": ("onnxruntime", "onnxruntime-gpu")}
+
+class Loaded(NamedTuple):
+    """A network that is ready: `run` runs it once on random images, `ask` turns images of `shape` (B, C, R, R), fp32,
+    into logits (B, K)."""
+
+    run: Run
+    ask: Callable[[Any], Any]
+    shape: tuple[int, ...]
+
+
+LOADERS = {
+    "onnxruntime": "load_onnxruntime",
+    "openvino": "load_openvino",
+    "executorch": "load_executorch",
+    "litert": "load_litert",
+}
+"""Runtimes by name, and the modules beside this one whose `load(model, threads, batch, precision)` makes a `Loaded`."""
+PACKAGES = {
+    "onnxruntime": ("onnxruntime", "onnxruntime-gpu"),
+    "openvino": ("openvino",),
+    "executorch": ("executorch",),
+    "litert": ("ai-edge-litert",),
+}
 """Distributions that may bring a runtime."""
 
 
 def load(runtime: str, model: Model, threads: int, batch: int, precision: str) -> Run:
     """A run of a network on one image or a batch of them. Raises `LoadError`."""
+    return load_whole(runtime, model, threads, batch, precision).run
+
+
+def load_whole(runtime: str, model: Model, threads: int, batch: int, precision: str) -> Loaded:
+    """The same network, ready to answer as well. Raises `LoadError`."""
     loader: Loader = load_module(runtime).load
     return loader(model, threads, batch, precision)
 
@@ -50,3 +75,31 @@ def versions() -> dict[str, str]:
             except metadata.PackageNotFoundError:
                 continue
     return found
+
+
+def random_images(shape: tuple[int, ...]) -> Any:
+    """fp32, with the spread of normalised ones."""
+    import numpy as np  # here, since a device without it can still say what it is
+
+    return np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+
+
+def check_input(name: str, shape: tuple[int, ...], fp32: bool, batch: int) -> None:
+    """`LoadError` unless a network takes `batch` fp32 images at once."""
+    if not fp32 or len(shape) != 4:
+        raise LoadError(f"input {name!r} is no batch of fp32 images (B, C, H, W)")
+    if shape[0] != batch:
+        raise LoadError(
+            f"input {name!r} has a batch of {shape[0]}, but the target asks for {batch}; export it for that"
+        )
+
+
+def content(model: Model) -> bytes:
+    """Of a model that may be a path. Raises `LoadError`."""
+    if isinstance(model, bytes):
+        return model
+    try:
+        with open(model, "rb") as file:
+            return file.read()
+    except OSError as error:
+        raise LoadError(f"it cannot be read: {error.strerror}") from None

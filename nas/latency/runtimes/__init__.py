@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeAlias, cast
 
 from nas.arch import Arch
-from nas.errors import MeasureError
-from nas.latency.onboard.loaders import LOADERS, LoadError, load
+from nas.errors import ExportError, MeasureError
+from nas.latency.onboard.loaders import LOADERS, Loaded, LoadError, load_whole
 from nas.latency.onboard.rounds import Run
 
 if TYPE_CHECKING:
@@ -29,8 +29,10 @@ Subject: TypeAlias = Arch | Path
 class Runtime:
     """One runtime: the distribution it needs, its precisions and its lowering, the module that lowers or prepares.
 
-    `lowering` says how attention reaches it: `sdpa` is torch's fused operator, or what the exporter makes of it.
-    `extra` is the optional dependency of this distribution that installs it, empty for core dependencies.
+    `lowering` says how attention reaches it: `sdpa` is torch's fused operator, or what the exporter makes of it,
+    `written out` are its products and softmax one by one. `extra` is the optional dependency of this distribution that
+    installs it, empty for core dependencies. `operator_s`: seconds that lowering takes for each operator of an
+    architecture, where that is slow.
     """
 
     name: str
@@ -39,6 +41,7 @@ class Runtime:
     lowering: str
     module: str
     extra: str = ""
+    operator_s: float = 0.0
 
     @property
     def version(self) -> str | None:
@@ -54,20 +57,34 @@ class Runtime:
         return self.name in LOADERS
 
     def lower(self, subject: Subject, target: Target) -> Model:
-        """The model of a portable runtime: a path or its content. What lowers it is imported here and not before."""
-        return cast("Model", import_module(self.module).lower(subject, target))
+        """The model of a portable runtime: a path or its content. What lowers it is imported here and not before.
+        `MeasureError` where it cannot be lowered, `InputError` where what lowers it is not installed."""
+        try:
+            return cast("Model", import_module(self.module).lower(subject, target))
+        except ExportError as error:
+            raise MeasureError(str(error)) from error
 
     def prepare(self, subject: Subject, target: Target) -> Run:
         """A subject loaded in this process; `MeasureError` where the runtime cannot run it."""
         if not self.portable:
             return cast(Run, import_module(self.module).prepare(subject, target))
+        return self.loaded(subject, target).run
+
+    def loaded(self, subject: Subject, target: Target) -> Loaded:
+        """The same of a portable runtime, ready to answer as well."""
         try:
-            return load(self.name, self.lower(subject, target), target.threads, target.batch, target.precision)
+            return load_whole(self.name, self.lower(subject, target), target.threads, target.batch, target.precision)
         except LoadError as error:
             raise MeasureError(f"{subject.id if isinstance(subject, Arch) else subject}: {error}") from None
 
 
+_ROOM = "nas.latency.runtimes"
 RUNTIMES: Final = {
-    "onnxruntime": Runtime("onnxruntime", "onnxruntime", ("fp32",), "sdpa", "nas.latency.runtimes.onnx_session"),
-    "torch": Runtime("torch", "torch", ("fp32",), "sdpa", "nas.latency.runtimes.torch_eager"),
+    "onnxruntime": Runtime("onnxruntime", "onnxruntime", ("fp32", "int8"), "sdpa", f"{_ROOM}.onnx_session"),
+    "openvino": Runtime("openvino", "openvino", ("fp32", "bf16"), "sdpa", f"{_ROOM}.openvino_graph", "openvino"),
+    "executorch": Runtime(
+        "executorch", "executorch", ("fp32",), "written out", f"{_ROOM}.executorch_program", "executorch", 0.2
+    ),
+    "litert": Runtime("litert", "ai-edge-litert", ("fp32",), "sdpa", f"{_ROOM}.litert_model", "litert", 0.15),
+    "torch": Runtime("torch", "torch", ("fp32",), "sdpa", f"{_ROOM}.torch_eager"),
 }

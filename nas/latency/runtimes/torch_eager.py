@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nas.errors import MeasureError
+from nas.latency.runtimes.random_network import random_network
 
 if TYPE_CHECKING:
     from nas.latency.onboard.rounds import Run
@@ -21,13 +22,10 @@ def prepare(subject: Subject, target: Target) -> Run:
     import torch
 
     from nas.export.fold import fold_norms
-    from nas.model import Network
 
     if isinstance(subject, Path):
         raise MeasureError(f"torch measures architectures, not files; measure {subject} with onnxruntime")
-    with torch.random.fork_rng(devices=[]):  # drawing weights to time must not move the caller's generator
-        torch.manual_seed(0)
-        network = fold_norms(Network(subject))
+    network = fold_norms(random_network(subject))
     shape = (target.batch, subject.in_channels, subject.resolution, subject.resolution)
     images = torch.randn(shape, generator=torch.Generator().manual_seed(0))
 
