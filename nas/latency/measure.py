@@ -14,6 +14,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import MISSING, asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -104,6 +105,7 @@ def measure_archs(
     progress: Callable[[int, int], None] = lambda done, total: None,
     say: Say = lambda text: None,
     clock: Clock = time.perf_counter,
+    bench: Bench | None = None,
 ) -> Iterator[tuple[int, Measurement]]:
     """Measure networks on a target, a chunk at a time; yields (index into `archs`, measurement) as chunks are done.
 
@@ -111,12 +113,13 @@ def measure_archs(
     `anchor_arch`). reference_ms: its latency on this target from an earlier session; None makes the first undisturbed
     chunk set it. Order and composition of chunks are drawn from `rng`. What was disturbed is measured again after the
     rest, when the neighbour may be gone, at most `effort.attempts` times in all. Stopping the iteration loses what was
-    not yielded and nothing else. Raises `TargetError` where the target cannot be measured here, `MeasureError` where a
-    network cannot be run.
+    not yielded and nothing else. bench: what times them, in place of the target's device. Raises `TargetError` where
+    the target cannot be measured here, `MeasureError` where a network cannot be run.
     """
     archs, effort, anchor = list(archs), effort or ADAPTIVE, anchor or anchor_arch()
-    with open_bench(target, anchor, clock=clock, say=say) as bench:
-        yield from _sessions(bench, archs, target, rng, anchor, effort, reference_ms, chunk, progress, say)
+    opened = nullcontext(bench) if bench else open_bench(target, anchor, clock=clock, say=say)
+    with opened as timing:
+        yield from _sessions(timing, archs, target, rng, anchor, effort, reference_ms, chunk, progress, say)
 
 
 def _sessions(

@@ -77,12 +77,15 @@ def find_device(name: str) -> Device:
     return known[name]
 
 
+def check_name(name: str) -> None:
+    """`TargetError` where a device cannot be called that."""
+    if not _NAME.fullmatch(name) or name == LOCAL:
+        raise TargetError(f"device name {name!r}: expected small letters, digits, '.', '_' and '-', and not {LOCAL!r}")
+
+
 def add_device(device: Device) -> None:
     """Writes it into the file, in place of one of its name."""
-    if not _NAME.fullmatch(device.name) or device.name == LOCAL:
-        raise TargetError(
-            f"device name {device.name!r}: expected small letters, digits, '.', '_' and '-', and not {LOCAL!r}"
-        )
+    check_name(device.name)
     _write(devices() | {device.name: device})
 
 

@@ -14,11 +14,15 @@ _MAIN = "import sys\nfrom onboard.job import main\nsys.exit(main())\n"
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # so that equal modules make equal bytes
 
 
+def modules() -> dict[str, bytes]:
+    """These modules by their names in a zip file."""
+    return {f"onboard/{path.name}": path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py"))}
+
+
 def bundle() -> bytes:
     """A zip file of these modules; `python FILE` runs `job.main`."""
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
-        for path in sorted(Path(__file__).parent.glob("*.py")):
-            archive.writestr(zipfile.ZipInfo(f"onboard/{path.name}", _EPOCH), path.read_bytes())
-        archive.writestr(zipfile.ZipInfo("__main__.py", _EPOCH), _MAIN)
+        for name, content in (modules() | {"__main__.py": _MAIN.encode()}).items():
+            archive.writestr(zipfile.ZipInfo(name, _EPOCH), content)
     return packed.getvalue()
