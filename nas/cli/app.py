@@ -25,6 +25,7 @@ from nas.cli.options import (
 from nas.cli.tables import import_table
 from nas.cli.targets import app as target_app
 from nas.cli.training import label, train
+from nas.errors import InputError
 
 app = typer.Typer(
     name="nas",
@@ -172,6 +173,8 @@ def measure(
     from nas.pipeline import measure as run_measure
     from nas.space import load_space
 
+    if pack is not None and unpack is not None:
+        raise InputError("--pack is for before the journey and --unpack for after it: leave out one of them")
     loaded = load_space(space, num_classes)
     if pack is not None:
         pack_job(loaded, target, samples, out, pack, seed, as_json)
