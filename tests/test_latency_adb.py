@@ -300,6 +300,8 @@ def test_the_verbs(phones: standin.Phones, nas_here: Any, tmp_path: Path) -> Non
     assert made["facts"]["usable_cores"] == 4
     assert made["facts"]["runtimes"]["onnxruntime"].startswith("1.23.2+")
     assert nas_here("target", "check", "pixel/onnxruntime/fp32", "--json").json["anchor_ms"] > 0
+    soaked = nas_here("target", "check", "pixel/onnxruntime/fp32", "--soak", "2")
+    assert (soaked.code, "is a phone that can time networks of onnxruntime" in soaked.last) == (2, True)
     for wrong, says in (
         (["--runtime", "smoke"], "cannot be timed on a phone"),
         ([], "a phone needs --runner PATH and --runtime"),
