@@ -33,7 +33,7 @@ TARGET = "local/onnxruntime/fp32"
 JOURNALS = ("evaluations.jsonl", "measurements.jsonl", "rounds.jsonl")
 TRAIN = """
 import sys, nas
-nas.train('digits', 'digits', sys.argv[1], steps=int(sys.argv[2]), seed=0, checkpoint_every_s=0.2)
+nas.train('digits', 'digits', sys.argv[1], steps=int(sys.argv[2]), sampler=sys.argv[3], seed=0, checkpoint_every_s=0.2)
 """
 SHARE = 1 / 3  # of the time of the whole work within which a kill comes, so that all kills come before its end
 
@@ -42,7 +42,10 @@ def main() -> None:
     options = arguments()
     rng = np.random.default_rng(options.seed)
     with tempfile.TemporaryDirectory() as folder:
-        rows = [kill_training(Path(folder), options, rng), kill_search(Path(folder), options, rng)]
+        rows = [kill_training(Path(folder), options, rng)]
+        print(rows[0], flush=True)
+        if not options.training:
+            rows.append(kill_search(Path(folder), options, rng))
     table = pd.DataFrame(rows)
     print(table.to_string(index=False))
     options.out.mkdir(parents=True, exist_ok=True)
@@ -55,13 +58,15 @@ def kill_training(folder: Path, options: argparse.Namespace, rng: np.random.Gene
     """One row: weights after kills against weights without."""
     whole, broken = folder / "supernet", folder / "killed"
     started = time.perf_counter()
-    run_to_end([sys.executable, "-c", TRAIN, whole, options.steps])
+    run_to_end([sys.executable, "-c", TRAIN, whole, options.steps, options.sampler])
     longest = time.perf_counter() - started
-    kills = kill_often([sys.executable, "-c", TRAIN, broken, options.steps], options.kills, longest, rng)
+    kills = kill_often(
+        [sys.executable, "-c", TRAIN, broken, options.steps, options.sampler], options.kills, longest, rng
+    )
     tensors = [(path / "supernet.safetensors").read_bytes() for path in (whole, broken)]
     digests = [json.loads((path / "train.json").read_text())["digest"] for path in (whole, broken)]
     same = tensors_of(tensors[0]) == tensors_of(tensors[1]) and digests[0] == digests[1]
-    return {"what": "training", "kills": kills, "steps": options.steps, "same_end": same}
+    return {"what": f"training, {options.sampler}", "kills": kills, "steps": options.steps, "same_end": same}
 
 
 def kill_search(folder: Path, options: argparse.Namespace, rng: np.random.Generator) -> dict[str, object]:
@@ -160,6 +165,8 @@ def tensors_of(content: bytes) -> bytes:
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=10, help="of training, and as many of the search")
+    parser.add_argument("--training", action="store_true", help="no search")
+    parser.add_argument("--sampler", default="complexity")
     parser.add_argument("--steps", type=int, default=1000, help="of training")
     parser.add_argument("--evaluations", type=int, default=48, help="of the search")
     parser.add_argument("--seed", type=int, default=0)
