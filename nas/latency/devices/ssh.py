@@ -56,10 +56,11 @@ class SshDevice:
 
     def look(self) -> dict[str, Any]:
         """See `Device`."""
-        for answer in _Ssh(self).ask({"do": "facts"}, ()):
-            if isinstance(answer.get("facts"), dict):
-                return dict(answer["facts"])
-        raise MeasureError(f"{self.host} answered nothing of itself")
+        answers = list(_Ssh(self).ask({"do": "facts"}, ()))  # to the end, or the runner lives on for a moment
+        found = [dict(answer["facts"]) for answer in answers if isinstance(answer.get("facts"), dict)]
+        if not found:
+            raise MeasureError(f"{self.host} answered nothing of itself")
+        return found[0]
 
     def channel(self) -> Channel:
         """See `Device`."""
