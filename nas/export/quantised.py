@@ -15,7 +15,7 @@ from nas.errors import ExportError
 if TYPE_CHECKING:
     from onnx import ModelProto
 
-_PREPARED = "onnx.quant.pre_process"  # ONNX Runtime's mark of a model whose shapes are known; it complains without
+_PREPARED = "onnx.quant.pre_process"  # the mark of a model whose shapes are known; the quantiser complains without
 _PRODUCTS = {"MatMulInteger", "DynamicQuantizeMatMul", "MatMulIntegerToFloat", "ConvInteger", "DynamicQuantizeLSTM"}
 _ROUNDED = {"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"}
 
@@ -34,7 +34,7 @@ def quantise(model: ModelProto) -> ModelProto:
     del prepared.graph.value_info[:]
     known = {entry.key: entry.value for entry in prepared.metadata_props}
     try:
-        onnx.helper.set_model_props(prepared, {**known, _PREPARED: "paretovit"})
+        onnx.helper.set_model_props(prepared, {**known, _PREPARED: "onnxruntime.quant"})
         prepared = onnx.shape_inference.infer_shapes(prepared)
         with tempfile.TemporaryDirectory() as folder:
             made = Path(folder) / "int8.onnx"

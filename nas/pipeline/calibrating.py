@@ -52,11 +52,20 @@ def check_targets(keys: Iterable[tuple[str, str]]) -> None:
         Target.parse(target).check()
 
 
+def _tell_precisions(keys: Iterable[tuple[str, str]], listener: Listener) -> None:
+    """Accuracies of a run are those of fp32, whatever its targets compute in."""
+    for target in dict.fromkeys(target for _, target in keys):
+        if (precision := Target.parse(target).precision) != "fp32":
+            judge = "; nas export --format onnx-int8 --evaluate judges the file of a row" if precision == "int8" else ""
+            listener.say(f"{target} is timed in {precision}, but accuracies are those of fp32 networks{judge}")
+
+
 def latency_ends(
     space: SearchSpace, keys: Sequence[tuple[str, str]], given: Sequence[LatencyPredictor], listener: Listener
 ) -> dict[str, tuple[float, float]]:
     """Latency of the smallest and of the largest network, ms, by budget key: as a given predictor has it, else measured
     now, so that a budget out of reach is refused before anything is calibrated for it."""
+    _tell_precisions(keys, listener)
     ends: dict[str, tuple[float, float]] = {}
     measured: dict[str, list[Measurement]] = {}
     corners = [space.smallest, space.largest]
