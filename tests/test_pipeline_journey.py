@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -209,7 +210,13 @@ class TestPython:
         assert Path(made.file) == tmp_path / "model.onnx"
         assert made.bytes == (tmp_path / "model.onnx").stat().st_size
         with pytest.raises(ValueError, match="onnx"):
-            run.export(arch_id, tmp_path / "model.pte", "pte")
+            run.export(arch_id, tmp_path / "model.mlpackage", "coreml")
+        assert run.evaluate(made) == pytest.approx(run.front["accuracy_inherited"].iloc[0])
+        rounded = run.export(arch_id, tmp_path / "int8.onnx", "onnx-int8")
+        assert rounded.bytes < made.bytes
+        assert abs(run.evaluate(rounded) - run.evaluate(made)) < 0.1
+        with pytest.raises(RunError, match="which no runtime runs"):
+            run.evaluate(replace(made, format="timm"))
         with pytest.raises(RunError, match="keeps no weights"):
             run.network(next(i for i in run.evaluations["arch"] if i not in set(run.front["id"])))
 
