@@ -266,6 +266,20 @@ def test_what_does_not_agree_gets_no_file(runtime: str, export: object, name: st
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {name: b"an earlier model"}
 
 
+def test_an_openvino_graph_takes_the_place_of_another(network: Network, tmp_path: Path) -> None:
+    need("openvino")
+    graph, weights = tmp_path / "model.xml", tmp_path / "model.bin"
+    graph.write_bytes(HEADS["openvino"])
+    weights.mkdir()  # so that nothing can take its name
+    with pytest.raises(ExportError, match=r"could not be written"):
+        export_openvino(network, vit(), graph)
+    assert [path.name for path in tmp_path.iterdir()] == ["model.bin"]  # and no graph beside weights of another
+    weights.rmdir()
+    made = export_openvino(network, vit(), graph)
+    assert made.bytes == sum(path.stat().st_size for path in tmp_path.iterdir())
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model.bin", "model.xml"]
+
+
 def test_an_openvino_graph_is_named_as_one(network: Network, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"\.xml"):
         export_openvino(network, vit(), tmp_path / "model.bin")

@@ -15,7 +15,8 @@ from nas.arch import Arch
 from nas.errors import ExportError, InputError
 from nas.export.onnx_file import onnx_bytes
 from nas.export.optional import needed
-from nas.export.parity import Ask, Exported, check_folder, check_parity, write_export
+from nas.export.parity import Ask, Exported, check_folder, check_parity
+from nas.files import whole_file
 
 if TYPE_CHECKING:
     from torch import nn
@@ -43,13 +44,18 @@ def export_openvino(
     network = copy.deepcopy(network).cpu().float().eval()
     graph, weights = to_openvino(onnx_bytes(network, arch), {**notes, "arch": arch.to_json()})
     difference = check_parity(network, arch, ask_openvino(graph, weights), path, "openvino")
+    _write(path, graph, weights)
+    return Exported(path, "openvino", difference, len(graph) + len(weights))
+
+
+def _write(path: Path, graph: bytes, weights: bytes) -> None:
     try:
-        path.unlink(missing_ok=True)
+        with whole_file(path) as new_graph, whole_file(path.with_suffix(WEIGHTS)) as new_weights:
+            new_graph.write_bytes(graph)
+            new_weights.write_bytes(weights)
+            path.unlink(missing_ok=True)  # both are on the disk; the weights get their name first
     except OSError as error:
         raise ExportError(f"{path} could not be written: {error.strerror or error}; choose another place") from None
-    write_export(path.with_suffix(WEIGHTS), weights)
-    write_export(path, graph)
-    return Exported(path, "openvino", difference, len(graph) + len(weights))
 
 
 def to_openvino(model: bytes, notes: Mapping[str, str] = MappingProxyType({})) -> tuple[bytes, bytes]:
