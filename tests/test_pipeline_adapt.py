@@ -352,7 +352,7 @@ def test_the_whole_way_and_back(file, tmp_path, capsys):
     exported = json.loads(capsys.readouterr().out)
     assert exported == {
         "file": str(path), "format": "timm", "max_abs_diff": 0.0, "bytes": path.stat().st_size, "latency_ms": None,
-        "target": None,
+        "target": None, "accuracy": None,
     }  # fmt: skip
     read = read_timm(path, 16)
     assert read.arch == ARCH == space.largest
