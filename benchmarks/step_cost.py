@@ -19,11 +19,10 @@ from pathlib import Path
 import numpy as np
 import record
 import torch
+from noise import random_data
 from supernet_overhead import best, forward_backward
 
 import nas
-from nas.data import Data, Split
-from nas.data.split import normalise_of
 from nas.training import Setting, make_sampler
 from nas.training.config import TrainConfig
 from nas.training.objective import Objective
@@ -69,7 +68,7 @@ def measure(name: str, sampler_name: str, steps: int) -> dict[str, str | float]:
     config = TrainConfig(sampler=sampler_name, batch_size=batch, steps=steps)
     learner = new_learner(space, config, torch.device("cpu"))
     sampler = make_sampler(sampler_name, Setting(space, SUBNETS, 0))
-    with Batches(noise(space, 8 * batch), config, Ranks()) as batches:
+    with Batches(random_data(space, 8 * batch), config, Ranks()) as batches:
         drawing_s = drawn_s(partial(make_sampler, sampler_name, Setting(space, SUBNETS, 1)))
         warm(learner, sampler, *batches(0))
         taken = [timed(learner, sampler.step(WARM + i), *batches(i), rng) for i in range(1, 1 + steps)]
@@ -138,15 +137,6 @@ def seconds(run: Callable[[], object]) -> float:
     before = time.process_time()
     run()
     return time.process_time() - before
-
-
-def noise(space: nas.SearchSpace, count: int) -> Data:
-    rng = np.random.default_rng(0)
-    size = (count, space.in_channels, space.resolution, space.resolution)
-    images = torch.from_numpy(rng.integers(256, size=size, dtype=np.uint8))
-    split, classes = Split(images, torch.from_numpy(rng.integers(space.num_classes, size=count))), space.num_classes
-    names = tuple(map(str, range(classes)))
-    return Data("noise", split, split, split, classes, names, normalise_of(split), ())
 
 
 if __name__ == "__main__":

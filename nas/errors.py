@@ -47,3 +47,14 @@ class SearchError(NasError):
 
 class ExportError(NasError):
     """A network that could not be exported, or an export that does not agree with it."""
+
+
+def first_line(error: BaseException) -> str:
+    """What an exception of somebody else's says, in one line; its class where it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].strip()
+
+
+def last_line(text: str) -> str:
+    """What a process said last before it ended."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1] if lines else "it said nothing; perhaps it was killed for memory"

@@ -18,7 +18,7 @@ import torch
 import nas
 
 PARTS = ["subnets", "steps", "syncs", "big", "graphs", "idle", "compile"]
-MODULES = ("measure", "training", "record", "bench", "parts")
+MODULES = ("measure", "noise", "training", "record", "bench", "parts")
 
 
 @pytest.fixture(scope="module")

@@ -205,7 +205,7 @@ def test_a_failure_in_the_fresh_process_is_told(tmp_path: Path, rng: np.random.G
         list(measure_in_fresh_process([tmp_path / "absent.onnx"], ORT, rng=rng, effort=QUICK))
 
 
-@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="finds its child in /proc")
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="no /proc, where the measuring process is looked for")
 def test_a_killed_measuring_process_loses_only_what_it_had_not_said(rng: np.random.Generator) -> None:
     measured = measure_in_fresh_process(ARCHS, ORT, rng=rng, effort=Effort(rounds=30, attempts=1), chunk=1)
     next(measured)
@@ -215,7 +215,7 @@ def test_a_killed_measuring_process_loses_only_what_it_had_not_said(rng: np.rand
         list(measured)
 
 
-@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="finds its child in /proc")
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="no /proc, where the measuring process is looked for")
 def test_the_fresh_process_ends_with_the_iteration(rng: np.random.Generator) -> None:
     measured = measure_in_fresh_process(ARCHS, ORT, rng=rng, effort=QUICK, chunk=1)
     next(measured)

@@ -25,7 +25,7 @@ from nas.export import (
 )
 from nas.export.litert_file import CONVERTER, litert_bytes
 from nas.latency import RUNTIMES, Effort, Target, estimate_seconds, evaluate_artefact, measure_archs
-from nas.latency.onboard.loaders import LoadError, load_whole
+from nas.latency.onboard.loaders import LoadError, load
 from nas.model import Network
 
 QUICK = Effort(rounds=2, warmup=1, timed=1, attempts=1)
@@ -208,14 +208,14 @@ def test_threads_are_those_of_the_target(files: dict[str, Path]) -> None:
     from executorch.extension.pybindings.portable_lib import _threadpool_get_thread_count
 
     data = files["pte"].read_bytes()
-    kept = load_whole("executorch", data, 1, 1, "fp32")
+    kept = load("executorch", data, 1, 1, "fp32")
     assert _threadpool_get_thread_count() == 1
     with pytest.raises(LoadError, match="another number of threads"):
-        load_whole("executorch", data, 2, 1, "fp32")
+        load("executorch", data, 2, 1, "fp32")
     del kept
-    load_whole("executorch", data, 2, 1, "fp32").run()
+    load("executorch", data, 2, 1, "fp32").run()
     assert _threadpool_get_thread_count() == 2
-    load_whole("executorch", data, 1, 1, "fp32").run()
+    load("executorch", data, 1, 1, "fp32").run()
 
 
 def test_files_say_what_they_are(files: dict[str, Path]) -> None:
@@ -293,7 +293,7 @@ def test_what_is_not_installed_is_named(
     runtime: str, export: object, name: str, network: Network, tmp_path: Path
 ) -> None:
     if RUNTIMES[runtime].version is not None:
-        pytest.skip(f"{runtime} is installed")
+        pytest.skip(f"{runtime} is installed: what is said without it is tested where it is not")
     extra = rf"pip install 'paretovit\[{RUNTIMES[runtime].extra}\]'"
     with pytest.raises(InputError, match=extra):
         export(network, vit(), tmp_path / name)  # type: ignore[operator]

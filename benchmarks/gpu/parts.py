@@ -12,7 +12,8 @@ import measure
 import numpy as np
 import torch
 from bench import BATCH, SEED, Bench, Row
-from training import Work, gradient, is_convolutional, learner_alone, learner_of, random_batch, random_data
+from noise import random_data
+from training import Work, gradient, is_convolutional, learner_alone, learner_of, random_batch
 
 import nas
 from nas.training.config import TrainConfig

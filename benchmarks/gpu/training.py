@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 import nas
-from nas.data import Data, Normalise, Split
 from nas.model import Supernet, extract
 from nas.training.config import TrainConfig
 from nas.training.objective import Objective
@@ -82,15 +81,6 @@ def random_batch(
     images = torch.randn(count, arch.in_channels, arch.resolution, arch.resolution, device=device)
     layout = torch.channels_last if channels_last else torch.contiguous_format
     return images.to(memory_format=layout), torch.randint(arch.num_classes, (count,), device=device)
-
-
-def random_data(space: nas.SearchSpace, count: int) -> Data:
-    """Noise as a data set; all three splits are the same."""
-    side, channels, classes = space.resolution, space.in_channels, space.num_classes
-    images = torch.randint(256, (count, channels, side, side), dtype=torch.uint8)
-    split = Split(images, torch.randint(classes, (count,)))
-    normal = Normalise((127.5,) * channels, (74.0,) * channels)
-    return Data("noise", split, split, split, classes, tuple(map(str, range(classes))), normal, ())
 
 
 def is_convolutional(space: nas.SearchSpace) -> bool:

@@ -13,7 +13,7 @@ import numpy as np
 from nas.data.images import Decoder, Say, Source
 from nas.data.raw import Raw, RawSplit, roles
 from nas.data.shards import by_split
-from nas.errors import DataError
+from nas.errors import DataError, first_line
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -63,7 +63,7 @@ class Table:
         try:
             file = pq.ParquetFile(path)
         except (pa.ArrowException, OSError) as error:
-            raise DataError(f"{path} cannot be read as parquet ({str(error).splitlines()[0]})") from None
+            raise DataError(f"{path} cannot be read as parquet ({first_line(error)})") from None
         schema = file.schema_arrow
         image = _one_column(path, schema, "image", "bytes or {bytes}", _IMAGE_NAMES, _is_image)
         label = _one_column(path, schema, "label", "integers", _LABEL_NAMES, pa.types.is_integer)
@@ -115,7 +115,7 @@ class Table:
         try:
             return self.file.read(columns) if group is None else self.file.read_row_group(group, columns)
         except (pa.ArrowException, OSError) as error:
-            raise DataError(f"{self.path} is damaged ({str(error).splitlines()[0]}); fetch it again") from None
+            raise DataError(f"{self.path} is damaged ({first_line(error)}); fetch it again") from None
 
 
 def _is_image(kind: pa.DataType) -> bool:

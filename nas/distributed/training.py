@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from nas.data import Data, StreamOptions, load_data
-from nas.errors import InputError, TrainError
+from nas.errors import InputError, TrainError, first_line, last_line
 from nas.predict import LatencyPredictor
 from nas.space import Genotypes, SearchSpace, space_from_toml
 from nas.training import Progress, Trained, train
@@ -140,8 +140,8 @@ def _fit(job: _Job, workers: int, failures: int, out: Path) -> None:
     try:
         trainer.fit()
     except Exception as error:  # of Ray's own kinds, of which it has had several
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise TrainError(f"training on Ray failed ({reason[-1][:200]}); mend that and repeat the command") from error
+        reason = last_line(str(error)) if str(error).strip() else type(error).__name__
+        raise TrainError(f"training on Ray failed ({reason[:200]}); mend that and repeat the command") from error
 
 
 def _work(config: dict[str, Any]) -> None:
@@ -175,7 +175,7 @@ class _Cluster:
         try:
             ray.init(address=self._address, log_to_driver=False, configure_logging=False, **local)
         except (ConnectionError, ValueError, RuntimeError) as error:
-            raise _unanswered(self._address, str(error).strip().splitlines()[0]) from None
+            raise _unanswered(self._address, first_line(error)) from None
 
     def __exit__(self, *error: object) -> None:
         import ray

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 import warnings
 from collections.abc import Iterator, Mapping
@@ -14,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nas.arch import Arch
-from nas.errors import ExportError
+from nas.errors import ExportError, first_line
 from nas.export.fold import fold_norms
 from nas.export.optional import needed
-from nas.export.parity import Ask, Exported, Images, check_folder, check_parity, write_export
+from nas.export.parity import Ask, Exported, Images, check_folder, check_parity, own_copy, write_export
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -34,7 +33,7 @@ def export_executorch(
     path = Path(path)
     check_folder(path)
     needed("executorch", "executorch")
-    network = copy.deepcopy(network).cpu().float().eval()
+    network = own_copy(network)
     data = executorch_bytes(network, arch, notes=notes)
     difference = check_parity(network, arch, ask_executorch(data), path, "pte", batches=(1, 1, 1))
     write_export(path, data)
@@ -65,8 +64,7 @@ def to_program(network: nn.Module, arch: Arch, batch: int = 1, notes: Mapping[st
             edge = to_edge_transform_and_lower(exported, partitioner=[XnnpackPartitioner()], constant_methods=texts)
             return edge.to_executorch()
     except Exception as error:  # of many unrelated classes; the first line says what stopped it
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise ExportError(f"{arch.id} could not be lowered to ExecuTorch: {reason[0]}") from error
+        raise ExportError(f"{arch.id} could not be lowered to ExecuTorch: {first_line(error)}") from error
 
 
 def ask_executorch(data: bytes) -> Ask:

@@ -7,7 +7,6 @@ back as one.
 
 from __future__ import annotations
 
-import copy
 import os
 import subprocess
 import tempfile
@@ -19,9 +18,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from nas.arch import Arch
-from nas.errors import ExportError, InputError
+from nas.errors import ExportError, InputError, last_line
 from nas.export.optional import needed
-from nas.export.parity import Ask, Exported, check_folder, check_parity, write_export
+from nas.export.parity import Ask, Exported, check_folder, check_parity, own_copy, write_export
 
 if TYPE_CHECKING:
     from torch import nn
@@ -41,7 +40,7 @@ def export_litert(
     path = Path(path)
     check_folder(path)
     needed("ai_edge_litert", "litert")
-    network = copy.deepcopy(network).cpu().float().eval()
+    network = own_copy(network)
     data = litert_bytes(network, arch)
     difference = check_parity(network, arch, ask_litert(data), path, "tflite", batches=(1, 1, 1))
     write_export(path, data)
@@ -72,7 +71,7 @@ def litert_bytes(network: nn.Module, arch: Arch, *, batch: int = 1) -> bytes:
             raise ExportError(f"{arch.id} could not be converted to LiteRT by {python}: {error}") from None
         made = folder / "model.tflite"
         if done.returncode or not made.exists():
-            raise ExportError(f"{arch.id} could not be converted to LiteRT by {python}: {_last_line(done.stderr)}")
+            raise ExportError(f"{arch.id} could not be converted to LiteRT by {python}: {last_line(done.stderr)}")
         return made.read_bytes()
 
 
@@ -102,8 +101,3 @@ def _converter() -> str:
     if not os.access(python, os.X_OK):
         raise InputError(f"{CONVERTER} names {python}, which is no program; name the interpreter that has litert-torch")
     return python
-
-
-def _last_line(text: str) -> str:
-    lines = [line for line in text.splitlines() if line.strip()]
-    return lines[-1].strip() if lines else "it said nothing; perhaps it was killed for memory"

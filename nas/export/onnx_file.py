@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 import warnings
 from collections.abc import Iterator, Mapping
@@ -14,9 +13,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from nas.arch import Arch
-from nas.errors import ExportError
+from nas.errors import ExportError, first_line
 from nas.export.fold import fold_norms
-from nas.export.parity import Ask, Exported, check_folder, check_parity, write_export
+from nas.export.parity import Ask, Exported, check_folder, check_parity, own_copy, write_export
 from nas.export.quantised import quantise
 
 if TYPE_CHECKING:
@@ -57,7 +56,7 @@ def _export(
 ) -> Exported:
     path = Path(path)
     check_folder(path)
-    network = copy.deepcopy(network).cpu().float().eval()
+    network = own_copy(network)
     data = onnx_bytes(network, arch, notes, int8=kind == "onnx-int8")
     difference = check_parity(network, arch, ask_onnx(data), path, kind)
     write_export(path, data)
@@ -102,8 +101,7 @@ def lower(network: nn.Module, arch: Arch, batch: int | None = None) -> ModelProt
             )
     except Exception as error:
         # The exporter raises many kinds, each with a report of several pages: its first line says what stopped it.
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise ExportError(f"{arch.id} could not be exported to ONNX: {reason[0]}") from error
+        raise ExportError(f"{arch.id} could not be exported to ONNX: {first_line(error)}") from error
     if program is None:
         raise ExportError(f"{arch.id} could not be exported to ONNX: the exporter returned no program")
     model = program.model_proto

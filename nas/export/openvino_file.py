@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,7 +14,7 @@ from nas.arch import Arch
 from nas.errors import ExportError, InputError
 from nas.export.onnx_file import onnx_bytes
 from nas.export.optional import needed
-from nas.export.parity import Ask, Exported, check_folder, check_parity
+from nas.export.parity import Ask, Exported, check_folder, check_parity, own_copy
 from nas.files import whole_file
 
 if TYPE_CHECKING:
@@ -41,7 +40,7 @@ def export_openvino(
         )
     check_folder(path)
     needed("openvino", "openvino")
-    network = copy.deepcopy(network).cpu().float().eval()
+    network = own_copy(network)
     graph, weights = to_openvino(onnx_bytes(network, arch), {**notes, "arch": arch.to_json()})
     difference = check_parity(network, arch, ask_openvino(graph, weights), path, "openvino")
     _write(path, graph, weights)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +35,11 @@ class Exported:
     format: str
     max_abs_diff: float
     bytes: int
+
+
+def own_copy(network: nn.Module) -> nn.Module:
+    """What is lowered in place of the network that was handed in: on the CPU, fp32, in eval mode."""
+    return copy.deepcopy(network).cpu().float().eval()
 
 
 def check_folder(path: Path) -> None:

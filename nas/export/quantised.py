@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nas.errors import ExportError
+from nas.errors import ExportError, first_line
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -43,8 +43,7 @@ def quantise(model: ModelProto) -> ModelProto:
             )
             quantised = onnx.load(made)
     except Exception as error:  # of many unrelated classes; the first line says what stopped it
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise ExportError(f"the model could not be quantised: {reason[0]}") from error
+        raise ExportError(f"the model could not be quantised: {first_line(error)}") from error
     onnx.helper.set_model_props(quantised, known)
     return quantised
 

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from nas.arch import Arch, PatchStem, PoolHead, Stage, TransformerBlock
-from nas.errors import ExportError, InputError
+from nas.errors import ExportError, InputError, first_line
 from nas.export import Exported
 from nas.files import whole_file
 from nas.model import Network
@@ -173,7 +173,7 @@ def _tensors(path: Path) -> tuple[Tensors, dict[str, str]]:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             metadata = dict(file.metadata() or {})
     except (SafetensorError, OSError) as error:
-        raise InputError(f"{path} cannot be read ({str(error).splitlines()[0]}); {wanted}") from None
+        raise InputError(f"{path} cannot be read ({first_line(error)}); {wanted}") from None
     for name, tensor in tensors.items():
         if not tensor.is_floating_point() or not tensor.ndim or not tensor.isfinite().all():
             raise InputError(f"{path}: {name} is no array of finite floats; {wanted}")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nas.errors import MeasureError
+from nas.errors import MeasureError, first_line
 from nas.latency.target import LOCAL, Target
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def _answer(ask: Callable[[Any], Any], images: NDArray[np.float32], file: str | 
     try:
         logits: NDArray[Any] = ask(images)
     except Exception as error:  # runtimes raise many unrelated classes
-        raise MeasureError(f"{file} does not answer: {str(error).splitlines()[0]}") from error
+        raise MeasureError(f"{file} does not answer: {first_line(error)}") from error
     if logits.ndim != 2 or not np.isfinite(logits).all():
         raise MeasureError(f"{file} answers {logits.shape} values, not all finite; expected logits (B, K)")
     return logits

@@ -17,12 +17,7 @@ class Bench(Protocol):
     """Times networks of one target beside one anchor."""
 
     def session(
-        self,
-        subjects: Sequence[Subject],
-        *,
-        rng: np.random.Generator,
-        effort: Effort,
-        accept: Accept | None = None,
+        self, subjects: Sequence[Subject], *, rng: np.random.Generator, effort: Effort, accept: Accept | None = None
     ) -> Session:
         """One session, once. Raises `MeasureError` where a network cannot be run, or the device is lost."""
         ...
@@ -50,12 +45,7 @@ class _Here:
         self._anchor = target.spec.prepare(anchor, target)
 
     def session(
-        self,
-        subjects: Sequence[Subject],
-        *,
-        rng: np.random.Generator,
-        effort: Effort,
-        accept: Accept | None = None,
+        self, subjects: Sequence[Subject], *, rng: np.random.Generator, effort: Effort, accept: Accept | None = None
     ) -> Session:
         return measure_rounds(
             # No name of its own: what was loaded is to be gone before the next chunk is.

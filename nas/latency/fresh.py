@@ -14,7 +14,7 @@ from typing import IO, Any
 import numpy as np
 
 from nas.arch import Arch
-from nas.errors import MeasureError
+from nas.errors import MeasureError, last_line
 from nas.latency.measure import CHUNK, Measurement, measure_archs
 from nas.latency.protocol import ADAPTIVE, Effort, Say
 from nas.latency.runtimes import Subject
@@ -98,7 +98,9 @@ def _answers(lines: IO[str], expected: int, errors: IO[str], say: Say) -> Iterat
         received += 1
         yield int(answer["index"]), Measurement.from_row(answer["row"])
     if received != expected:
-        raise MeasureError(f"the measuring process ended after {received} of {expected} networks: {_last_line(errors)}")
+        errors.seek(0)
+        said = last_line(errors.read())
+        raise MeasureError(f"the measuring process ended after {received} of {expected} networks: {said}")
 
 
 def _parse(line: str) -> dict[str, Any]:
@@ -109,9 +111,3 @@ def _parse(line: str) -> dict[str, Any]:
     if not isinstance(answer, dict) or not (answer.keys() & {"error", "say"} or answer.keys() >= {"index", "row"}):
         raise MeasureError(f"the measuring process printed {line[:80]!r}, expected one JSON object a line")
     return answer
-
-
-def _last_line(errors: IO[str]) -> str:
-    errors.seek(0)
-    lines = [line for line in errors.read().splitlines() if line.strip()]
-    return lines[-1].strip() if lines else "it said nothing; perhaps it was killed for memory"

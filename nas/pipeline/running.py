@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from nas.data import Normalise, load_data
-from nas.errors import RunError
+from nas.errors import RunError, first_line
 from nas.export import (
     Exported,
     export_executorch,
@@ -56,7 +56,7 @@ class Run(RecordedRun):
         try:
             network.load_state_dict(load_file(path))
         except (SafetensorError, RuntimeError, OSError) as error:
-            raise RunError(f"{path} cannot be read ({str(error).splitlines()[0]}); repeat the search") from None
+            raise RunError(f"{path} cannot be read ({first_line(error)}); repeat the search") from None
         return network.eval()
 
     def export(self, arch_id: str, path: str | Path, format: str = "onnx") -> Exported:  # noqa: A002

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from nas.data import Data, Stream, StreamOptions, load_data
-from nas.errors import InputError
+from nas.errors import InputError, first_line
 from nas.pipeline.listener import SILENT, Listener
 from nas.predict import LatencyPredictor
 from nas.space import SearchSpace, load_space
@@ -199,5 +199,5 @@ def check_device(device: str) -> None:
     try:
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0][:80]
+        reason = first_line(error)[:80]
         raise InputError(f"device {device!r} is not to be had here ({reason}); give cpu, or leave it out") from None

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from nas import files
 from nas.data import Normalise
-from nas.errors import RunError, SpaceError, TrainError
+from nas.errors import RunError, SpaceError, TrainError, first_line
 from nas.model import Supernet
 from nas.space import SearchSpace, space_from_toml
 
@@ -65,7 +65,7 @@ def load(path: Path, kind: str) -> tuple[Tensors, Meta]:
             text = (file.metadata() or {}).get(_KEY)
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         raise RunError(f"{path} is missing, truncated or no {kind} ({reason}); train into another --out") from None
     meta = json.loads(text) if text else {}
     if (meta.get("kind"), meta.get("format")) != (kind, FORMAT):

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from nas.arch import Arch
 from nas.data import Data, Normalise, resize
-from nas.errors import InputError, RunError, TrainError
+from nas.errors import InputError, RunError, TrainError, first_line, last_line
 from nas.model import Network
 from nas.training.checkpoint import digest as digest_of
 
@@ -137,7 +137,7 @@ def _from_run(folder: Path, device: torch.device, bf16: bool) -> _Source:
         network.load_state_dict(weights)
         notes = _run_notes(folder.parent.parent / "run.json")
     except (OSError, ValueError, KeyError, TypeError, SafetensorError, RuntimeError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[-1].strip()
+        reason = last_line(str(error)) if str(error).strip() else type(error).__name__
         raise RunError(
             f"teacher {folder} is no whole models/<id>/ of a run ({reason}); give one, or an ONNX file"
         ) from None
@@ -179,7 +179,7 @@ def _from_onnx(path: Path, device: torch.device) -> _Source:
         found = session.get_modelmeta().custom_metadata_map
         notes = {name: json.loads(found[name]) for name in ("mean", "std", "class_names") if name in found}
     except Exception as error:  # ONNX Runtime raises a dozen unrelated classes, none of them exported by name
-        raise RunError(f"teacher {path} cannot be read as ONNX ({_first_line(error)}); give another file") from None
+        raise RunError(f"teacher {path} cannot be read as ONNX ({first_line(error)}); give another file") from None
     inputs = [(node.name, node.type, node.shape) for node in session.get_inputs()]
     name, kind, shape = inputs[0] if len(inputs) == 1 else ("", "", ())
     sides = {size for size in shape[2:] if isinstance(size, int)}
@@ -215,7 +215,7 @@ def _probed(teacher: Outside, data: Data) -> Outside:
     try:
         found = teacher.logits(resize(images, teacher.side))
     except Exception as error:  # as above; torch's of a device that is not there stands beside ONNX Runtime's
-        raise InputError(f"teacher {teacher.name} cannot be run on images ({_first_line(error)})") from None
+        raise InputError(f"teacher {teacher.name} cannot be run on images ({first_line(error)})") from None
     if found.shape != (len(images), data.num_classes):
         raise InputError(
             f"teacher {teacher.name} gives {tuple(found.shape)} for {len(images)} images, expected {data.num_classes} "
@@ -268,7 +268,3 @@ def _check_names(path: Path, notes: Mapping[str, Any], data: Data) -> None:
             f"teacher {path} has the classes of {data.spec} in another order: class {i} is {names[i]!r}, expected "
             f"{data.class_names[i]!r}"
         )
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

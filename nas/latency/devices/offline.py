@@ -8,12 +8,11 @@ from typing import Any
 
 from nas.errors import TargetError
 from nas.latency.bench import Bench
+from nas.latency.devices.remembered import facts_from_table, facts_to_table
 from nas.latency.devices.remote import Channel
 from nas.latency.protocol import Say
 from nas.latency.runtimes import Subject
 from nas.latency.target import Target
-
-_PLAIN = ("machine", "cpu", "cores", "usable_cores", "memory_mib", "platform", "python", "governor")
 
 
 @dataclass(frozen=True)
@@ -37,8 +36,7 @@ class OfflineDevice:
 
     def to_table(self) -> dict[str, Any]:
         """See `Device`."""
-        versions = {f"runtime_{name}": version for name, version in self.facts.get("runtimes", {}).items()}
-        return {"kind": "offline"} | {name: self.facts.get(name) for name in _PLAIN} | versions
+        return {"kind": "offline"} | facts_to_table(self.facts)
 
     def _out_of_reach(self) -> TargetError:
         how = "nas measure ... --pack job.pyz makes a file to run there, --unpack reads its results"
@@ -47,5 +45,4 @@ class OfflineDevice:
     @classmethod
     def from_table(cls, name: str, table: dict[str, Any]) -> OfflineDevice:
         """What `to_table` gave."""
-        versions = {key.removeprefix("runtime_"): value for key, value in table.items() if key.startswith("runtime_")}
-        return cls(name, {key: table.get(key) for key in _PLAIN} | {"runtimes": versions})
+        return cls(name, facts_from_table(table))

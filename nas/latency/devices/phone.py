@@ -27,6 +27,7 @@ from nas.latency.devices.phone_runner import PhoneRunner
 from nas.latency.devices.phone_tools import TOOLS, Asked, Row
 from nas.latency.devices.pipe import Files, LostError
 from nas.latency.devices.registry import add_device
+from nas.latency.devices.remembered import MACHINE, facts_from_table, facts_to_table
 from nas.latency.devices.remote import Channel, RemoteBench
 from nas.latency.onboard.rounds import interleaved
 from nas.latency.protocol import Say
@@ -38,7 +39,7 @@ WARM_S = 0.3  # clocks of a phone that slept take this long to rise
 MOST_WARM = 500
 HOT_S, HOT_STEP_S = 300.0, 10.0  # the longest wait for a phone that says heat slows it, and the time between questions
 _MASK = re.compile(r"[0-9a-fA-F]{1,16}")
-_PLAIN = ("machine", "cpu", "cores", "usable_cores", "memory_mib", "platform", "fingerprint", "abis", *STATE)
+_FACTS = (*MACHINE, "fingerprint", "abis", *STATE)
 _NO_EXEC, _NO_COMMAND = 126, 127
 
 
@@ -84,16 +85,14 @@ class AdbDevice:
         about |= {"cooldown_s": self.cooldown_s, "silence_s": self.silence_s}
         for runtime, runner in self.runners.items():
             about |= {f"{key}_{runtime}": value for key, value in runner.to_table().items()}
-        versions = {f"runtime_{name}": version for name, version in self.facts.get("runtimes", {}).items()}
-        return about | {name: self.facts.get(name) for name in _PLAIN} | versions
+        return about | facts_to_table(self.facts, _FACTS)
 
     @classmethod
     def from_table(cls, name: str, table: dict[str, Any]) -> AdbDevice:
         """What `to_table` gave."""
-        versions = {key.removeprefix("runtime_"): value for key, value in table.items() if key.startswith("runtime_")}
         runners = {runtime: PhoneRunner.from_table(runtime, table) for runtime in TOOLS if f"runner_{runtime}" in table}
-        facts = {key: table.get(key) for key in _PLAIN} | {"runtimes": versions}
         waits = float(table["cooldown_s"]), float(table["silence_s"])
+        facts = facts_from_table(table, _FACTS)
         return cls(name, table["serial"], runners, table.get("cores_mask"), *waits, facts)
 
     def serial_of_any(self) -> AdbDevice:

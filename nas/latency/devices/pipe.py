@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from nas.errors import MeasureError, TargetError
+from nas.errors import MeasureError, TargetError, last_line
 from nas.latency.onboard import bundle
 from nas.latency.onboard.job import MARK
 
@@ -58,7 +58,7 @@ def answers(
                 raise MeasureError(f"{name}: {last['error']}")
             yield last
         if (code := process.wait()) or not last:
-            raise EndedError(code, last_line(errors))
+            raise EndedError(code, said_last(errors))
 
 
 @contextlib.contextmanager
@@ -88,11 +88,10 @@ def feed(pipe: IO[bytes] | None, content: bytes) -> None:
         pipe.close()
 
 
-def last_line(errors: IO[bytes]) -> str:
-    """Of what was written there."""
+def said_last(errors: IO[bytes]) -> str:
+    """The last line of what a process wrote to its stderr."""
     errors.seek(0)
-    lines = [line.strip() for line in errors.read().decode(errors="replace").splitlines() if line.strip()]
-    return lines[-1] if lines else "it said nothing"
+    return last_line(errors.read().decode(errors="replace"))
 
 
 class Here:

@@ -8,7 +8,7 @@ import tomllib
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from nas.errors import TargetError
 from nas.files import write_whole
@@ -18,9 +18,6 @@ from nas.latency.protocol import Say
 from nas.latency.runtimes import Subject
 from nas.latency.table_text import to_toml
 from nas.latency.target import LOCAL, Target
-
-if TYPE_CHECKING:
-    pass
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,39}")
 _FILE = "devices.toml"

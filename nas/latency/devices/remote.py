@@ -45,12 +45,7 @@ class RemoteBench:
     sleep: Callable[[float], None] = time.sleep
 
     def session(
-        self,
-        subjects: Sequence[Subject],
-        *,
-        rng: np.random.Generator,
-        effort: Effort,
-        accept: Accept | None = None,
+        self, subjects: Sequence[Subject], *, rng: np.random.Generator, effort: Effort, accept: Accept | None = None
     ) -> Session:
         """See `Bench`."""
         target = self.target

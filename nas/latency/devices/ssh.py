@@ -23,10 +23,11 @@ from nas.latency.devices.pipe import (
     LostError,
     answers,
     feed,
-    last_line,
     packed,
+    said_last,
     started,
 )
+from nas.latency.devices.remembered import facts_from_table, facts_to_table
 from nas.latency.devices.remote import Channel, RemoteBench
 from nas.latency.onboard import bundle
 from nas.latency.protocol import Say
@@ -36,7 +37,6 @@ from nas.latency.target import Target
 _OPTIONS = ("BatchMode=yes", "ConnectTimeout=15", "ServerAliveInterval=5", "ServerAliveCountMax=6")
 _HOST = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@:%+-]*")
 _NO_RUNNER, _NO_COMMAND, _SSH_FAILED = 99, 127, 255
-_PLAIN = ("machine", "cpu", "cores", "usable_cores", "memory_mib", "platform", "python", "governor")
 
 
 @dataclass(frozen=True)
@@ -73,19 +73,14 @@ class SshDevice:
 
     def to_table(self) -> dict[str, Any]:
         """See `Device`."""
-        known = {name: self.facts.get(name) for name in _PLAIN}
-        versions = {f"runtime_{name}": version for name, version in self.facts.get("runtimes", {}).items()}
         about = {"kind": "ssh", "host": self.host, "python_command": self.python, "ssh_config": self.config}
-        return about | {"silence_s": self.silence_s} | known | versions
+        return about | {"silence_s": self.silence_s} | facts_to_table(self.facts)
 
     @classmethod
     def from_table(cls, name: str, table: dict[str, Any]) -> SshDevice:
         """What `to_table` gave."""
-        versions = {key.removeprefix("runtime_"): value for key, value in table.items() if key.startswith("runtime_")}
-        facts = {key: table.get(key) for key in _PLAIN} | {"runtimes": versions}
-        return cls(
-            name, table["host"], table["python_command"], table.get("ssh_config"), float(table["silence_s"]), facts
-        )
+        how = table["host"], table["python_command"], table.get("ssh_config"), float(table["silence_s"])
+        return cls(name, *how, facts_from_table(table))
 
 
 class _Ssh:
@@ -128,7 +123,7 @@ class _Ssh:
         with started(self._line(command)) as (process, errors):
             feed(process.stdin, self._bundle)
             if code := process.wait():
-                said = last_line(errors)
+                said = said_last(errors)
                 raise LostError(f"the runner could not be sent to {self._device.name} (code {code}): {said}")
 
     def _line(self, command: str) -> list[str]:

@@ -98,7 +98,7 @@ def remembered(job: dict[str, Any], paths: list[str], answer: Answer) -> Answers
 
 def load_one(job: dict[str, Any], i: int, path: str) -> Run:
     try:
-        return load(job["runtime"], path, job["threads"], job["batch"], job["precision"])
+        return load(job["runtime"], path, job["threads"], job["batch"], job["precision"]).run
     except LoadError as error:
         raise LoadError(f"{job['files'][i]['name']}: {error}") from None
 

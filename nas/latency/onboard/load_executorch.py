@@ -10,7 +10,7 @@ import torch
 from executorch.extension.pybindings import portable_lib
 from executorch.runtime import Runtime
 
-from .loaders import Loaded, LoadError, check_input, content, random_images
+from .loaders import Loaded, LoadError, check_input, content, first_line, random_images
 
 if TYPE_CHECKING:
     from .loaders import Model
@@ -39,7 +39,7 @@ def load(model: Model, threads: int, batch: int, precision: str) -> Loaded:
         check_input("forward", shape, int(about.dtype()) == _FLOAT, batch)
         owner = _Owner(program)
     except RuntimeError as error:
-        raise LoadError(f"ExecuTorch cannot load it: {str(error).splitlines()[0]}") from error
+        raise LoadError(f"ExecuTorch cannot load it: {first_line(error)}") from error
     _loaded.add(owner)
     inputs = (torch.from_numpy(random_images(shape)),)
 

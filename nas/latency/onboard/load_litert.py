@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 
-from .loaders import Loaded, LoadError, check_input, content, random_images
+from .loaders import Loaded, LoadError, check_input, content, first_line, random_images
 
 if TYPE_CHECKING:
     from .loaders import Model
@@ -23,7 +23,7 @@ def load(model: Model, threads: int, batch: int, precision: str) -> Loaded:
         check_input(source["name"], shape, source["dtype"] == np.float32, batch)
         interpreter.allocate_tensors()
     except (RuntimeError, ValueError) as error:
-        raise LoadError(f"LiteRT cannot load it: {(str(error).splitlines() or [type(error).__name__])[0]}") from error
+        raise LoadError(f"LiteRT cannot load it: {first_line(error)}") from error
     result = interpreter.get_output_details()[0]["index"]
     interpreter.set_tensor(source["index"], random_images(shape))
 

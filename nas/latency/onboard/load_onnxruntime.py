@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnxruntime
 
-from .loaders import Loaded, LoadError, check_input, random_images
+from .loaders import Loaded, LoadError, check_input, first_line, random_images
 
 if TYPE_CHECKING:
     from .loaders import Model
@@ -18,7 +18,7 @@ def load(model: Model, threads: int, batch: int, precision: str) -> Loaded:
     try:
         session = onnxruntime.InferenceSession(model, _options(threads, batch), providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime raises a dozen unrelated classes, none of them exported by name
-        raise LoadError(f"ONNX Runtime cannot load it: {str(error).splitlines()[0]}") from error
+        raise LoadError(f"ONNX Runtime cannot load it: {first_line(error)}") from error
     if len(session.get_inputs()) != 1:
         raise LoadError(f"it has {len(session.get_inputs())} inputs, expected one, images")
     (node,) = session.get_inputs()

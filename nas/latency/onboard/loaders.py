@@ -44,13 +44,8 @@ PACKAGES = {
 """Distributions that may bring a runtime."""
 
 
-def load(runtime: str, model: Model, threads: int, batch: int, precision: str) -> Run:
-    """A run of a network on one image or a batch of them. Raises `LoadError`."""
-    return load_whole(runtime, model, threads, batch, precision).run
-
-
-def load_whole(runtime: str, model: Model, threads: int, batch: int, precision: str) -> Loaded:
-    """The same network, ready to answer as well. Raises `LoadError`."""
+def load(runtime: str, model: Model, threads: int, batch: int, precision: str) -> Loaded:
+    """A network that is ready. Raises `LoadError`."""
     loader: Loader = load_module(runtime).load
     return loader(model, threads, batch, precision)
 
@@ -92,6 +87,11 @@ def check_input(name: str, shape: tuple[int, ...], fp32: bool, batch: int) -> No
         raise LoadError(
             f"input {name!r} has a batch of {shape[0]}, but the target asks for {batch}; export it for that"
         )
+
+
+def first_line(error: BaseException) -> str:
+    """What a runtime's exception says, in one line; its class where it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def content(model: Model) -> bytes:

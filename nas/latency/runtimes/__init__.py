@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias, cast
 
 from nas.arch import Arch
 from nas.errors import ExportError, MeasureError
-from nas.latency.onboard.loaders import LOADERS, Loaded, LoadError, load_whole
+from nas.latency.onboard.loaders import LOADERS, Loaded, LoadError, load
 from nas.latency.onboard.rounds import Run
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ class Runtime:
     def loaded(self, subject: Subject, target: Target) -> Loaded:
         """The same of a portable runtime, ready to answer as well."""
         try:
-            return load_whole(self.name, self.lower(subject, target), target.threads, target.batch, target.precision)
+            return load(self.name, self.lower(subject, target), target.threads, target.batch, target.precision)
         except LoadError as error:
             raise MeasureError(f"{subject.id if isinstance(subject, Arch) else subject}: {error}") from None
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nas.errors import MeasureError
+from nas.errors import MeasureError, first_line
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -42,7 +42,7 @@ def read_onnx(path: Path) -> ModelProto:
     try:
         return onnx.load(path)
     except Exception as error:  # of protobuf, which gives its own no name that is typed
-        raise MeasureError(f"{path}: ONNX cannot load it ({str(error).splitlines()[0]}); export it again") from None
+        raise MeasureError(f"{path}: ONNX cannot load it ({first_line(error)}); export it again") from None
 
 
 def refuse_quantised(path: Path, precision: str) -> None:
