@@ -10,6 +10,7 @@ import typer
 from nas.cli.console import Console, emit
 from nas.cli.fronts import front_table, rate_text, search_json
 from nas.cli.options import (
+    AccuracyPrecision,
     BatchSize,
     Budgets,
     DataSpec,
@@ -36,6 +37,7 @@ def adapt(
     epochs: Epochs = None,
     minutes: Minutes = None,
     evaluations: Evaluations = 200,
+    precision: AccuracyPrecision = None,
     sampler: SamplerText = "complexity",
     batch_size: BatchSize = None,
     lr: LearningRate = None,
@@ -61,8 +63,8 @@ def adapt(
     with Console() as console:
         run = run_adapt(
             file, data, budgets=budget or [], out=out, head_dim=head_dim, pixels=pixels, new_head=new_head,
-            evaluations=evaluations, seed=seed, device=device, threads=threads, steps=steps, epochs=epochs,
-            minutes=minutes, sampler=sampler, batch_size=batch_size, lr=lr, listener=console,
+            evaluations=evaluations, precision=precision, seed=seed, device=device, threads=threads, steps=steps,
+            epochs=epochs, minutes=minutes, sampler=sampler, batch_size=batch_size, lr=lr, listener=console,
         )  # fmt: skip
     rate = hold_rate(held(run.front, run.measurements, run.budgets))
     result = search_json(run, time.perf_counter() - started)

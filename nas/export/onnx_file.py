@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import warnings
 from collections.abc import Iterator, Mapping
@@ -112,6 +113,34 @@ def lower(network: nn.Module, arch: Arch, batch: int | None = None) -> ModelProt
             "read it from a shape, not with len()"
         )
     return model
+
+
+def lower_fast(network: nn.Module, arch: Arch, batch: int) -> ModelProto:
+    """As `lower`, by tracing where that is possible: a tenth of the time, and, once ONNX Runtime has optimised it, the
+    same operators. For models that nobody keeps."""
+    try:
+        return _traced(network, arch, batch)
+    except Exception:  # of many kinds; what tracing does not know, or torch no longer offers, the other exporter may
+        return lower(network, arch, batch)
+
+
+def _traced(network: nn.Module, arch: Arch, batch: int) -> ModelProto:
+    import onnx
+    import torch
+
+    images = torch.zeros(batch, arch.in_channels, arch.resolution, arch.resolution)
+    file = io.BytesIO()
+    with quiet(), torch.no_grad():
+        torch.onnx.export(
+            network,
+            (images,),
+            file,  # type: ignore[arg-type]  # its types leave out what the tracing exporter takes
+            dynamo=False,
+            opset_version=OPSET,
+            input_names=["images"],
+            output_names=["logits"],
+        )
+    return onnx.load_model_from_string(file.getvalue())
 
 
 def _label(model: ModelProto, arch: Arch, notes: Mapping[str, str]) -> ModelProto:

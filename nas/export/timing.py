@@ -1,22 +1,19 @@
 """Graphs made only to be timed: the operators of an exported network, random weights.
 
-Plain ViTs are written directly. Any other network is built with random weights and exported: by tracing, which takes
-about a tenth of the dynamo exporter's time and ends, once ONNX Runtime has optimised it, in the same operators.
+Plain ViTs are written directly. Any other network is built with random weights and exported.
 """
 
 from __future__ import annotations
 
-import io
 from typing import TYPE_CHECKING
 
 from nas.arch import Arch
 from nas.export.fold import fold_norms
-from nas.export.onnx_file import OPSET, lower, quiet
+from nas.export.onnx_file import lower_fast
 from nas.export.vit_graph import as_vit, vit_graph
 
 if TYPE_CHECKING:
     from onnx import ModelProto
-    from torch import nn
 
 
 def timing_graph(arch: Arch, *, batch: int = 1, seed: int = 0) -> ModelProto:
@@ -37,26 +34,4 @@ def _exported(arch: Arch, batch: int, seed: int) -> ModelProto:
     with torch.random.fork_rng(devices=[]):  # drawing weights to time must not move the caller's generator
         torch.manual_seed(seed)
         network = fold_norms(Network(arch))
-    try:
-        return _traced(network, arch, batch)
-    except Exception:  # of many kinds; what tracing does not know, or torch no longer offers, the other exporter may
-        return lower(network, arch, batch)
-
-
-def _traced(network: nn.Module, arch: Arch, batch: int) -> ModelProto:
-    import onnx
-    import torch
-
-    images = torch.zeros(batch, arch.in_channels, arch.resolution, arch.resolution)
-    file = io.BytesIO()
-    with quiet(), torch.no_grad():
-        torch.onnx.export(
-            network,
-            (images,),
-            file,  # type: ignore[arg-type]  # its types leave out what the tracing exporter takes
-            dynamo=False,
-            opset_version=OPSET,
-            input_names=["images"],
-            output_names=["logits"],
-        )
-    return onnx.load_model_from_string(file.getvalue())
+    return lower_fast(network, arch, batch)

@@ -1,7 +1,8 @@
-"""What an exported file is worth on the runtime that it is timed on."""
+"""What a network is worth on the runtime that it is timed on."""
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,12 +15,28 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from numpy.typing import NDArray
+    from torch import nn
 
+    from nas.arch import Arch
     from nas.data import Normalise, Split
+    from nas.training import Evaluation
 
 
-def evaluate_artefact(file: str | Path, target: Target, split: Split, normalise: Normalise) -> float:
-    """Top-1 accuracy (0 to 1) of an exported file on a split, as `target` runs it: its runtime, precision and batch.
+def evaluate_lowered(network: nn.Module, arch: Arch, target: Target, split: Split, normalise: Normalise) -> Evaluation:
+    """As `evaluate_artefact`, of a network that is lowered for this alone: no file stays, and none is checked."""
+    from nas.export.fold import fold_norms
+    from nas.export.onnx_file import lower_fast
+    from nas.export.parity import own_copy
+
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / f"{arch.id}.onnx"
+        file.write_bytes(lower_fast(fold_norms(own_copy(network)), arch, target.batch).SerializeToString())
+        return evaluate_artefact(file, target, split, normalise)
+
+
+def evaluate_artefact(file: str | Path, target: Target, split: Split, normalise: Normalise) -> Evaluation:
+    """Top-1 accuracy (0 to 1) and loss of an exported file on a split, as `target` runs it: its runtime, precision and
+    batch.
 
     Images come as `nas.training.evaluate` brings them: normalised, then resized to what the file takes. Where int8
     rounds what flows through a network to the range found in a batch, the accuracy is that of this batch size. The last
@@ -28,20 +45,22 @@ def evaluate_artefact(file: str | Path, target: Target, split: Split, normalise:
     import torch
 
     from nas.data import resize
+    from nas.training import Evaluation
 
     target.check()
     if target.device != LOCAL or not target.spec.portable:
         raise MeasureError(f"files answer on this machine alone, expected {LOCAL}/RUNTIME/PRECISION, not {target}")
     loaded = target.spec.loaded(Path(file), target)
-    correct = 0
+    correct, loss = 0, 0.0
     for start in range(0, len(split), target.batch):
         images = split.images[start : start + target.batch]
         labels = split.labels[start : start + target.batch].numpy()
         rows = np.arange(target.batch) % len(images)
         given = resize(normalise(images[torch.from_numpy(rows)]), loaded.shape[-1])
-        logits = _answer(loaded.ask, given.numpy(), file)
-        correct += int((logits[: len(labels)].argmax(axis=1) == labels).sum())
-    return correct / len(split)
+        logits = _answer(loaded.ask, given.numpy(), file)[: len(labels)].astype(np.float64)
+        correct += int((logits.argmax(axis=1) == labels).sum())
+        loss += float((np.logaddexp.reduce(logits, axis=1) - logits[np.arange(len(labels)), labels]).sum())
+    return Evaluation(correct / len(split), loss / len(split), len(split))
 
 
 def _answer(ask: Callable[[Any], Any], images: NDArray[np.float32], file: str | Path) -> NDArray[Any]:

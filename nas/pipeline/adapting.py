@@ -15,6 +15,7 @@ from nas.errors import RunError
 from nas.pipeline.calibrating import check_targets, latency_ends, latency_keys
 from nas.pipeline.judging import Judge
 from nas.pipeline.listener import SILENT, Listener
+from nas.pipeline.precision import judging_target
 from nas.pipeline.running import Run
 from nas.pipeline.searching import EVALUATIONS, search
 from nas.pipeline.starting import START, Request, prepare
@@ -39,6 +40,7 @@ def adapt(
     pixels: str | None = None,
     new_head: bool = False,
     evaluations: int = EVALUATIONS,
+    precision: str | None = None,
     seed: int = 0,
     device: str = "cpu",
     threads: int | None = None,
@@ -47,14 +49,15 @@ def adapt(
 ) -> Run:
     """Search the parts of a pretrained plain ViT, a safetensors file under timm's names, for a front within budgets.
 
-    head_dim, pixels, new_head: as in `Request`; the other options are those of `train`. The supernet goes to
-    `OUT-supernet`, with the `space.toml` that it is of. The front is verified where a budget names a target. Repeating
-    the call goes on where it stopped. Raises InputError for a file that is no plain ViT, for data that do not fit, for
-    budgets that nothing in the space holds, and for an `out` of another call."""
+    head_dim, pixels, new_head: as in `Request`; precision: as of `search`; the other options are those of `train`. The
+    supernet goes to `OUT-supernet`, with the `space.toml` that it is of. The front is verified where a budget names a
+    target. Repeating the call goes on where it stopped. Raises InputError for a file that is no plain ViT, for data
+    that do not fit, for budgets that nothing in the space holds, and for an `out` of another call."""
     out = Path(out)
     folder = supernet_folder(out)
     parsed = tuple(parse_budget(b) if isinstance(b, str) else b for b in budgets)
     check_targets(latency_keys(parsed))
+    judging_target(latency_keys(parsed), precision)
     check_device(device)
     check_folder(out)
     if (out / "run.json").exists() and not (folder / START).exists():
@@ -70,7 +73,10 @@ def adapt(
     asked = {name: value for name, value in options.items() if value is not None}
     asked = {"lr": LR_SHARE * recipe(start.data)["lr"], "start": start.weights} | asked
     train(start.space, start.data, folder, seed=seed, device=device, threads=threads, listener=listener, **asked)
-    run = search(start.space, folder, budgets=parsed, out=out, evaluations=evaluations, seed=seed, listener=listener)
+    run = search(
+        start.space, folder, budgets=parsed, out=out, evaluations=evaluations, precision=precision, seed=seed,
+        listener=listener,
+    )  # fmt: skip
     if any(budget.target for budget in parsed):
         verify(out, listener=listener)
         run = Run(out)

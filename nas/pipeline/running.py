@@ -85,7 +85,8 @@ class Run(RecordedRun):
         if found.search.digest != recorded["hashes"]["search"]:
             raise RunError(f"{found.spec} has another search split than {self.path} selected on; give the data it had")
         normalise = Normalise(tuple(recorded["mean"]), tuple(recorded["std"]))
-        return evaluate_artefact(exported.file, Target.parse(RUNS_ON[exported.format]), found.search, normalise)
+        target = Target.parse(RUNS_ON[exported.format])
+        return evaluate_artefact(exported.file, target, found.search, normalise).accuracy
 
 
 def load_run(path: str | Path) -> Run:

@@ -9,9 +9,9 @@ import numpy as np
 
 from nas.arch import Arch
 from nas.errors import SearchError
-from nas.pipeline.calibrating import Sitting, measure_rows
+from nas.pipeline.calibrating import Sitting, measure_rows, measured_rows
 from nas.pipeline.cards import write_cards
-from nas.pipeline.judging import LEVEL, Beliefs, Judge, believe, choose, finalists
+from nas.pipeline.judging import LEVEL, Beliefs, Judge, believe, choose, worth_measuring
 from nas.pipeline.task import Task
 from nas.predict import fit_accuracy
 from nas.runs import RunDir, write_atomic
@@ -27,7 +27,7 @@ def select_front(run: RunDir, task: Task, judge: Judge, outcome: Outcome, seed: 
     """Measure the finalists, accept what may be promised, and write its front."""
     images = len(task.data.search)
     beliefs = believe(outcome.X, outcome.values[:, 0], images, task.space, np.random.default_rng([seed, 303]))
-    chosen = finalists(judge, outcome.X, beliefs, FINALISTS)
+    chosen = worth_measuring(judge, outcome.X, beliefs.posterior, FINALISTS)
     X = outcome.X[chosen]
     beliefs = Beliefs(beliefs.measured[chosen], beliefs.posterior[chosen], beliefs.se[chosen])
     archs = task.space.decode(X)
@@ -55,9 +55,8 @@ def select_front(run: RunDir, task: Task, judge: Judge, outcome: Outcome, seed: 
 
 
 def _column(run: RunDir, archs: Sequence[Arch], target: str, metric: str) -> np.ndarray[Any, Any]:
-    rows = run.measurements()
-    known = {r["arch"]: r[metric] for r in rows if r["target"] == target and r["phase"] == "select"}
-    return np.array([known[arch.id] for arch in archs], float)
+    known = measured_rows(run, target, "select")
+    return np.array([known[arch.id][metric] for arch in archs], float)
 
 
 def _tested(run: RunDir, task: Task, archs: Sequence[Arch], X: Genotypes) -> list[float]:
@@ -95,7 +94,7 @@ def _write_front(
         "accuracy_high": beliefs.high[index],
         "accuracy_inherited": beliefs.measured[index],
         "accuracy_test": tested,
-        "precision": "fp32",
+        "precision": task.precision,
         "memory_mib": cost.memory_mib,
     }
     for key, known in judge.latency.items():

@@ -9,25 +9,33 @@ from pathlib import Path
 from typing import Any
 
 from nas.arch import Arch
-from nas.data import Data, StreamOptions, load_data
+from nas.data import Data, Split, StreamOptions, load_data
 from nas.errors import InputError, RunError
+from nas.latency import Target, evaluate_lowered
 from nas.model import Network, Supernet
 from nas.pipeline.listener import Listener
 from nas.space import SearchSpace, load_space
-from nas.training import SupernetInfo, evaluate, inherit, load_supernet
+from nas.training import Evaluation, SupernetInfo, evaluate, inherit, load_supernet
 
 
 @dataclass(frozen=True)
 class Task:
-    """What a search works on."""
+    """What a search works on. judged_on: the target that accuracies are found on; None: torch, in fp32."""
 
     space: SearchSpace
     net: Supernet
     info: SupernetInfo
     listener: Listener
+    judged_on: Target | None = None
 
     @classmethod
-    def load(cls, space: SearchSpace | str | Path | None, supernet: str | Path, listener: Listener) -> Task:
+    def load(
+        cls,
+        space: SearchSpace | str | Path | None,
+        supernet: str | Path,
+        listener: Listener,
+        judged_on: Target | None = None,
+    ) -> Task:
         own, net, info = load_supernet(supernet)
         if space is not None:
             named = space if isinstance(space, SearchSpace) else load_space(space, num_classes=own.num_classes)
@@ -36,7 +44,7 @@ class Task:
                     f"{supernet} was trained for space {own.name!r} ({own.digest}), the search is asked for "
                     f"{named.name!r} ({named.digest}); give the space it was trained for"
                 )
-        return cls(own, net, info, listener)
+        return cls(own, net, info, listener, judged_on)
 
     @cached_property
     def data(self) -> Data:
@@ -67,21 +75,31 @@ class Task:
             "class_names": info.class_names,
         }
 
+    @property
+    def precision(self) -> str:
+        """Of the accuracies: what the networks compute in when they are judged."""
+        return "fp32" if self.judged_on is None else self.judged_on.precision
+
     def network(self, arch: Arch) -> Network:
-        """One subnet: the network that `evaluate` gives the accuracy of, bit for bit."""
+        """One subnet: the network that `evaluate` gives the accuracy of, bit for bit where that is of fp32."""
         return inherit(self.net, arch, self.data)
 
     def evaluate(self, arch: Arch, split: str) -> dict[str, Any]:
         """Figures of one subnet on a split, as an evaluation row holds them."""
         started = time.perf_counter()
-        images = getattr(self.data, split)
-        found = evaluate(self.net, [arch], images, normalise=self.info.normalise, data=self.data, threads=1)[0]
+        found = self._evaluation(arch, getattr(self.data, split))
         return {
             "arch": arch.id,
             "accuracy": found.accuracy,
             "loss": found.loss,
             "images": found.images,
             "split": split,
-            "precision": "fp32",
+            "precision": self.precision,
             "seconds": round(time.perf_counter() - started, 4),
         }
+
+    def _evaluation(self, arch: Arch, split: Split) -> Evaluation:
+        normalise = self.info.normalise
+        if self.judged_on is not None:
+            return evaluate_lowered(self.network(arch), arch, self.judged_on, split, normalise)
+        return evaluate(self.net, [arch], split, normalise=normalise, data=self.data, threads=1)[0]
