@@ -12,7 +12,7 @@ from hypothesis.extra import numpy as hnp
 from scipy import stats
 
 from nas.pipeline.calibrating import Calibrated, latency_keys
-from nas.pipeline.judging import Beliefs, Judge, believe, choose, exact_values, finalists, posterior_latency
+from nas.pipeline.judging import Beliefs, Judge, believe, choose, exact_values, posterior_latency, worth_measuring
 from nas.pipeline.measuring import spread
 from nas.pipeline.searching import _initial, plan_of
 from nas.predict import LatencyPredictor, fit_accuracy, fit_latency
@@ -158,9 +158,9 @@ BELIEVED = hnp.arrays(float, 24, elements=st.floats(0.1, 0.95))
 class TestChoosing:
     @settings(max_examples=40)
     @given(accuracy=BELIEVED, most=st.integers(1, 30), limit=st.floats(0.02, 0.4))
-    def test_finalists_are_the_best_ranks_of_what_may_hold(self, accuracy, most, limit, predictor, some, digits):
+    def test_worth_measuring_are_the_best_ranks_of_what_may_hold(self, accuracy, most, limit, predictor, some, digits):
         judge = judge_of(digits, predictor, f"latency_ms<={limit!r}@{TARGET}")
-        found = finalists(judge, some, Beliefs(accuracy, accuracy, np.full(24, 0.02)), most)
+        found = worth_measuring(judge, some, accuracy, most)
         latency = predictor.predict(some).mean
         losses = np.stack([1 - accuracy, latency], axis=1)
         left, ranks, rank = np.flatnonzero(latency <= limit), {}, 0

@@ -48,7 +48,7 @@ def test_what_was_written_is_read_again(tmp_path):
     assert read.details == {"verify": {"hold_rate": 1.0}}
     status = read.status()
     assert (status["stage"], status["evaluated"], status["measured"], status["front"]) == ("verify", 1, 1, 1)
-    assert status["phases"] == {"calibrate": 0, "select": 1, "verify": 0}
+    assert status["phases"] == {"calibrate": 0, "refine": 0, "select": 1, "verify": 0}
     assert not status["running"]
 
 
@@ -136,7 +136,7 @@ def test_a_replayed_round_stays_as_it_was(tmp_path):
         ({"latency_ms": float("nan")}, "latency_ms is NaN"),
         ({"latency_ms": 0.0}, "latency_ms is 0.0"),
         ({"latency_ms": "fast"}, "latency_ms is 'fast'"),
-        ({"phase": "chosen"}, "phase is 'chosen', expected one of calibrate, select, verify"),
+        ({"phase": "chosen"}, "phase is 'chosen', expected one of calibrate, refine, select, verify"),
     ],
 )
 def test_a_bad_row_is_refused_when_written_and_when_read(tmp_path, row, fault):

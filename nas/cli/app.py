@@ -12,17 +12,19 @@ from nas.cli.carrying import pack_job, unpack_results
 from nas.cli.console import Console, emit
 from nas.cli.fronts import front_json, front_table, rate_text, rows_table, search_json
 from nas.cli.options import (
+    AccuracyPrecision,
     Budgets,
     Classes,
     Evaluations,
     Json,
     Out,
+    Refine,
     RunPath,
     Seed,
     SpaceName,
     example,
 )
-from nas.cli.tables import import_table
+from nas.cli.tables import app as table_app
 from nas.cli.targets import app as target_app
 from nas.cli.training import label, train
 from nas.errors import InputError
@@ -38,7 +40,6 @@ app = typer.Typer(
 )
 space_app = typer.Typer(help="Look at search spaces.", no_args_is_help=True)
 fit_app = typer.Typer(help="Fit predictors from what was measured and evaluated.", no_args_is_help=True)
-table_app = typer.Typer(help="Latency tables of others.", no_args_is_help=True)
 app.add_typer(space_app, name="space")
 app.add_typer(fit_app, name="fit")
 app.add_typer(target_app, name="target")
@@ -146,9 +147,6 @@ def space_show(space: SpaceName, num_classes: Classes = None, as_json: Json = Fa
     emit(as_json, result, text)
 
 
-table_app.command(
-    "import", epilog=example("nas table import hwgpt hwgpt.csv.gz --out tables/hwgpt --where device=a100")
-)(import_table)
 app.command(epilog=example("nas train digits --data digits --out supernets/digits"))(train)
 app.command(epilog=example("nas label digits --data digits --teacher teacher.onnx --epochs 10 --out labels/digits"))(
     label
@@ -236,6 +234,8 @@ def search(
     ] = None,
     searcher: Annotated[str, typer.Option("--searcher", help="default, nsga2 or random.")] = "default",
     evaluations: Evaluations = 200,
+    refine: Refine = 4,
+    precision: AccuracyPrecision = None,
     ray: Annotated[str | None, typer.Option("--ray", help="Address of a cluster; not in this version.")] = None,
     seed: Seed = 0,
     as_json: Json = False,
@@ -249,7 +249,7 @@ def search(
     with Console() as console:
         run = run_search(
             space, supernet, budgets=budget or [], out=out, predictors=predictor or [], searcher=searcher,
-            evaluations=evaluations, seed=seed, ray=ray, listener=console,
+            evaluations=evaluations, refine=refine, precision=precision, seed=seed, ray=ray, listener=console,
         )  # fmt: skip
     onward = "verify" if any(budget.target for budget in run.budgets) else "report"
     text = f"{front_table(run)}\n\nnext: nas {onward} {run.path}"

@@ -23,6 +23,13 @@ SamplerText = Annotated[
 BatchSize = Annotated[int | None, typer.Option("--batch-size", help="Images a step.")]
 LearningRate = Annotated[float | None, typer.Option("--lr", help="Peak learning rate.")]
 Budgets = Annotated[list[str] | None, typer.Option("--budget", help="METRIC<=LIMIT[@TARGET]; repeatable.")]
+Refine = Annotated[
+    int, typer.Option("--refine", min=0, help="Networks of each round that are measured, to mend the predictions.")
+]
+AccuracyPrecision = Annotated[
+    str | None,
+    typer.Option("--precision", help="Of the accuracies: fp32, bf16 or int8; without, that of the budgets' targets."),
+]
 Evaluations = Annotated[int, typer.Option("--evaluations", min=8, help="Subnets evaluated with the supernet.")]
 Device = Annotated[str, typer.Option("--device", help="cpu, cuda, ...")]
 MaxBad = Annotated[

@@ -30,13 +30,20 @@ ASSUMED_NOISE = 0.03  # sd of log latency where nobody measured it: what interle
 
 @dataclass(frozen=True)
 class Calibrated:
-    """What is known of one metric of one target: a predictor, and the sd of log latency between repeated sessions."""
+    """What is known of one metric of one target: a predictor, and the sd of log latency between repeated sessions.
+    handed: the predictor as it was handed in, None where it is fitted on what the run measures."""
 
     budget_key: str
     target: str
     metric: str
     predictor: LatencyPredictor
     noise: float
+    handed: LatencyPredictor | None = None
+
+    def save(self, run: RunDir) -> None:
+        """Into the folder `predictors` of a run."""
+        suffix = "" if self.metric == "latency_ms" else "_p95"
+        self.predictor.save(run.path / "predictors" / (self.target.replace("/", "_") + suffix))
 
 
 def latency_keys(budgets: Iterable[Budget]) -> list[tuple[str, str]]:
@@ -52,20 +59,11 @@ def check_targets(keys: Iterable[tuple[str, str]]) -> None:
         Target.parse(target).check()
 
 
-def _tell_precisions(keys: Iterable[tuple[str, str]], listener: Listener) -> None:
-    """Accuracies of a run are those of fp32, whatever its targets compute in."""
-    for target in dict.fromkeys(target for _, target in keys):
-        if (precision := Target.parse(target).precision) != "fp32":
-            judge = "; nas export --format onnx-int8 --evaluate judges the file of a row" if precision == "int8" else ""
-            listener.say(f"{target} is timed in {precision}, but accuracies are those of fp32 networks{judge}")
-
-
 def latency_ends(
     space: SearchSpace, keys: Sequence[tuple[str, str]], given: Sequence[LatencyPredictor], listener: Listener
 ) -> dict[str, tuple[float, float]]:
     """Latency of the smallest and of the largest network, ms, by budget key: as a given predictor has it, else measured
     now, so that a budget out of reach is refused before anything is calibrated for it."""
-    _tell_precisions(keys, listener)
     ends: dict[str, tuple[float, float]] = {}
     measured: dict[str, list[Measurement]] = {}
     corners = [space.smallest, space.largest]
@@ -91,19 +89,18 @@ def calibrate(
     """For each (metric, target) what is known of it, by budget key; measures where no given predictor serves."""
     found: dict[str, Calibrated] = {}
     for metric, target in keys:
-        predictor = _serving(given, metric, target)
+        handed = predictor = _serving(given, metric, target)
         if predictor is None:
             for sitting in _calibration(space, seed):
                 measure_rows(run, space, target, sitting, listener)
             predictor = _fit(run, space, metric, target)
         else:
             _warn_if_elsewhere(predictor, target, listener)
-        folder = run.path / "predictors" / (target.replace("/", "_") + ("" if metric == "latency_ms" else "_p95"))
-        predictor.save(folder)
         figure = predictor.card.figures.get("noise")
         noise = ASSUMED_NOISE if figure is None else figure / np.sqrt(2 / np.pi)  # the card gives the mean, not the sd
         key = f"{metric}@{target}"
-        found[key] = Calibrated(key, target, metric, predictor, float(noise))
+        found[key] = Calibrated(key, target, metric, predictor, float(noise), handed)
+        found[key].save(run)
     return found
 
 
@@ -176,20 +173,36 @@ def _calibration(space: SearchSpace, seed: int) -> list[Sitting]:
     return [Sitting(X, "calibrate"), Sitting(X[2 : 2 + REPEATED_ROWS], "calibrate", repeat=1)]
 
 
-def _fit(run: RunDir, space: SearchSpace, metric: str, target: str) -> LatencyPredictor:
-    rows = [row for row in run.measurements() if row["target"] == target and row["phase"] == "calibrate"]
-    first = sorted((row for row in rows if row["repeat"] == 0), key=lambda row: str(row["arch"]))
-    again = {row["arch"]: row[metric] for row in rows if row["repeat"] == 1}
-    pairs = [(row[metric], again[row["arch"]]) for row in first if row["arch"] in again]
-    noise = repeat_noise(*(np.array(side) for side in zip(*pairs, strict=True))) if len(pairs) > 1 else None
+def measured_rows(run: RunDir, target: str, phase: str, repeat: int = 0) -> dict[str, Row]:
+    """What a sitting measured, by architecture."""
+    rows = (row for row in run.measurements() if row["target"] == target and row["phase"] == phase)
+    return {row["arch"]: row for row in rows if row.get("repeat", 0) == repeat}
+
+
+def calibration_rows(run: RunDir, target: str) -> list[Row]:
+    """The rows of a run that a predictor is first fitted on, in the order of their ids."""
+    return sorted(measured_rows(run, target, "calibrate").values(), key=lambda row: str(row["arch"]))
+
+
+def fit_rows(
+    rows: Sequence[Row], space: SearchSpace, metric: str, noise: float | None, made: Mapping[str, Any]
+) -> LatencyPredictor:
+    """The predictor of a metric from rows of measurements.jsonl. noise: as of `fit_latency`."""
     return fit_latency(
-        np.array([row["genotype"] for row in first], np.int16),
-        np.array([row[metric] for row in first]),
+        np.array([row["genotype"] for row in rows], np.int16),
+        np.array([row[metric] for row in rows]),
         space=space,
         noise=noise,
-        made_with=made_with(space, target, metric, reference_of(rows, target)),
+        made_with=made,
         rng=np.random.default_rng(0),
     )
+
+
+def _fit(run: RunDir, space: SearchSpace, metric: str, target: str) -> LatencyPredictor:
+    first, again = calibration_rows(run, target), measured_rows(run, target, "calibrate", repeat=1)
+    pairs = [(row[metric], again[row["arch"]][metric]) for row in first if row["arch"] in again]
+    noise = repeat_noise(*(np.array(side) for side in zip(*pairs, strict=True))) if len(pairs) > 1 else None
+    return fit_rows(first, space, metric, noise, made_with(space, target, metric, reference_of(first, target)))
 
 
 def _serving(given: Sequence[LatencyPredictor], metric: str, target: str) -> LatencyPredictor | None:

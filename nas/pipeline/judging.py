@@ -108,9 +108,9 @@ def believe(X: Genotypes, accuracy: Floats, images: int, space: SearchSpace, rng
     return Beliefs(accuracy, posterior, se)
 
 
-def finalists(judge: Judge, X: Genotypes, beliefs: Beliefs, most: int) -> NDArray[np.intp]:
-    """Indices of at most `most` evaluated rows worth measuring: the best Pareto ranks among those that may hold."""
-    forecast = judge.forecast(X, beliefs.posterior)
+def worth_measuring(judge: Judge, X: Genotypes, accuracy: Floats, most: int) -> NDArray[np.intp]:
+    """Indices of at most `most` evaluated rows: the best Pareto ranks among those that may hold."""
+    forecast = judge.forecast(X, accuracy)
     plausible = np.flatnonzero(forecast.violation <= 0) if forecast.violation is not None else np.arange(len(X))
     ranks = pareto_ranks(forecast.losses[plausible])
     return plausible[np.argsort(ranks, kind="stable")[:most]]

@@ -26,6 +26,8 @@ from nas.pipeline.fitting import one_thread, recorded_facts
 from nas.pipeline.judging import LEVEL, Floats, Judge
 from nas.pipeline.listener import SILENT, Listener
 from nas.pipeline.measuring import spread
+from nas.pipeline.precision import judging_target, tell_precision
+from nas.pipeline.refining import REFINED, Refinery
 from nas.pipeline.running import Run
 from nas.pipeline.selecting import select_front
 from nas.pipeline.task import Task
@@ -34,7 +36,6 @@ from nas.runs import RunDir
 from nas.search import (
     NSGA2,
     Budget,
-    Forecast,
     Outcome,
     Plan,
     Predict,
@@ -61,6 +62,8 @@ def search(
     predictors: Sequence[str | Path] = (),
     searcher: str = "default",
     evaluations: int = EVALUATIONS,
+    refine: int = REFINED,
+    precision: str | None = None,
     seed: int = 0,
     ray: str | None = None,
     listener: Listener = SILENT,
@@ -68,9 +71,12 @@ def search(
     """Search the subnets of a trained supernet (a folder of `train`) for a front within budgets.
 
     Latency on every target that a budget names is traded against accuracy, MACs where none does. predictors: folders of
-    `fit latency`; targets without one are measured here first. Repeating the call with the same `out` goes on where it
-    stopped (None: a new folder under results/runs). Raises InputError for what cannot be asked: a budget that nothing
-    in the space holds, a supernet of another space, a run folder of another search.
+    `fit latency`; targets without one are measured here first. refine: networks of each round that are measured, for
+    the predictors and their intervals to learn from what the search picks. precision: of the accuracies, of which an
+    int8 or bf16 network has others than an fp32 one (None: that of the targets, refused where they differ). Repeating
+    the call with the same `out` goes on where it stopped (None: a new folder under results/runs). Raises InputError for
+    what cannot be asked: a budget that nothing in the space holds, a supernet of another space, a run folder of another
+    search.
     """
     if ray is not None:
         raise InputError("this version searches on one machine; leave ray out")
@@ -79,7 +85,8 @@ def search(
     parsed = tuple(parse_budget(b) if isinstance(b, str) else b for b in budgets)
     keys = latency_keys(parsed)
     check_targets(keys)
-    task = Task.load(space, supernet, listener)
+    judged_on = judging_target(keys, precision)
+    task = Task.load(space, supernet, listener, judged_on)
     given = load_predictors(predictors, task.space)
     asked = {
         "space": {"name": task.space.name, "digest": task.space.digest, "toml": task.space.to_toml()},
@@ -90,11 +97,14 @@ def search(
         "searcher": searcher,
         "evaluations": evaluations,
         "seed": seed,
+        "refine": refine,
+        "judged_on": None if judged_on is None else str(judged_on),
     }
     folder = Path(out) if out is not None else _new_folder(task.space)
     check_reachable(parsed, Judge(task.space, (), (), {}).ranges())
     if not (folder / "run.json").exists():
         check_reachable(parsed, latency_ends(task.space, keys, given, listener))
+    tell_precision(keys, judged_on, listener)
     with one_thread(), RunDir(folder, asked, recorded_facts() | {"supernet": str(task.info.path)}) as run:
         for note in run.notes:
             listener.say(note)
@@ -104,7 +114,7 @@ def search(
             )
         if run.stage in ("new", "calibrated", "searched"):
             judge = _calibrated(run, task, parsed, given, seed)
-            outcome = _search_rounds(run, task, judge, searcher, evaluations, seed)
+            outcome, judge = _search_rounds(run, task, judge, searcher, evaluations, refine, seed)
             select_front(run, task, judge, outcome, seed)
     return Run(folder)
 
@@ -121,10 +131,13 @@ def _calibrated(
     return judge
 
 
-def _search_rounds(run: RunDir, task: Task, judge: Judge, searcher: str, evaluations: int, seed: int) -> Outcome:
-    """Evaluate subnets until there are `evaluations`, each recorded before the next begins."""
+def _search_rounds(
+    run: RunDir, task: Task, judge: Judge, searcher: str, evaluations: int, refine: int, seed: int
+) -> tuple[Outcome, Judge]:
+    """Evaluate subnets until there are `evaluations`, each recorded before the next begins; and what the rounds taught
+    the judge."""
     plan = plan_of(evaluations)
-    asked = _Asked(run, task, judge, plan.evaluations)
+    asked = _Asked(run, task, Refinery(run, judge, refine, task.listener), plan.evaluations)
     outcome = search_in_rounds(
         task.space,
         asked.pay,
@@ -136,23 +149,30 @@ def _search_rounds(run: RunDir, task: Task, judge: Judge, searcher: str, evaluat
         make_searcher=SEARCHERS[searcher],
         on_round=asked.finish_round,
     )
+    for known in asked.judge.latency.values():
+        known.save(run)
     run.reach("searched", evaluated=len(outcome.X), rounds=int(outcome.round[-1]) + 1)
-    return outcome
+    return outcome, asked.judge
 
 
 class _Asked:
     """What the loop asks of a run: to pay for evaluations, to model them, to note a finished round."""
 
-    def __init__(self, run: RunDir, task: Task, judge: Judge, evaluations: int) -> None:
-        self.run, self.task, self.judge, self.evaluations = run, task, judge, evaluations
+    def __init__(self, run: RunDir, task: Task, refinery: Refinery, evaluations: int) -> None:
+        self.run, self.task, self.refinery, self.evaluations = run, task, refinery, evaluations
         self.images = len(task.data.search)
-        self.reference = judge.reference()
+        self.reference = refinery.judge.reference()
         known = [row for row in run.evaluations() if row["split"] == "search"]
         self.recorded = _recorded(known, len(task.space.genes))
         self.paid = len(known)
         self.accuracy: AccuracyPredictor | None = None  # the latest model
-        self.forecasts: list[Forecast] = []  # of the finished rounds, with accuracies as measured
+        self.finished: list[Round] = []
         task.listener.progress("evaluate", self.paid, evaluations)
+
+    @property
+    def judge(self) -> Judge:
+        """As the rounds so far have made it."""
+        return self.refinery.judge
 
     def pay(self, X: Genotypes) -> list[list[float]]:
         """Evaluate rows (n, d) one by one, each on the disk before the next begins: accuracy and loss, (n, 2)."""
@@ -175,17 +195,20 @@ class _Asked:
         return lambda rows: self.judge.forecast(rows, accuracy.mean(rows))
 
     def finish_round(self, batch: Round) -> None:
-        """Record how far the rows that hold the budgets have come."""
-        self.forecasts.append(self.judge.forecast(batch.X, batch.values[:, 0]))
-        holding = [f.losses if f.violation is None else f.losses[f.violation <= 0] for f in self.forecasts]
-        points = np.concatenate(holding)
+        """Measure some of what was picked, and record how far the rows that hold the budgets have come."""
+        learnt = self.refinery.after(batch)
+        self.finished.append(batch)
+        X, values = (np.concatenate([getattr(done, name) for done in self.finished]) for name in ("X", "values"))
+        known = self.judge.forecast(X, values[:, 0])  # accuracies as measured, latencies as predicted by now
+        points = known.losses if known.violation is None else known.losses[known.violation <= 0]
         self.run.record_round(
             {
                 "round": batch.number,
-                "evaluated": sum(len(f.losses) for f in self.forecasts),
+                "evaluated": len(X),
                 "hypervolume": hypervolume(points, self.reference) if len(points) else 0.0,
                 "reference": self.reference,
             }
+            | learnt
         )
 
     def _expected(self, X: Genotypes) -> list[dict[str, Any]]:

@@ -8,6 +8,7 @@ from nas.predict.kinds import KINDS
 from nas.predict.latency import LatencyPredictor, fit_latency
 from nas.predict.metrics import repeat_noise, standard_error, tau_ceiling, tau_within_level
 from nas.predict.prediction import Prediction, PredictionWarning
+from nas.predict.recalibrate import recalibrated, shifted
 from nas.predict.transfer import fit_transfer
 
 __all__ = [
@@ -22,7 +23,9 @@ __all__ = [
     "fit_accuracy",
     "fit_latency",
     "fit_transfer",
+    "recalibrated",
     "repeat_noise",
+    "shifted",
     "standard_error",
     "tau_ceiling",
     "tau_within_level",
