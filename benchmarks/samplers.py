@@ -61,10 +61,12 @@ class Arm:
 
     sampler: str
     distil: str = "none"
+    ema: float | None = None
 
     @property
     def name(self) -> str:
-        return self.sampler if self.distil == "none" else f"{self.sampler} + distil {self.distil}"
+        distil = "" if self.distil == "none" else f" + distil {self.distil}"
+        return self.sampler + distil + ("" if self.ema is None else f" + ema {self.ema:g}")
 
 
 MAIN = [
@@ -72,7 +74,11 @@ MAIN = [
     Arm("complexity"), Arm("complexity", "average:weight=0.5"),
 ]  # fmt: skip
 PARTS = [Arm(f"complexity:{part}") for part in ("over=genes", "shared=no", "adjacent=no")]
-CANDIDATES = [Arm(f"complexity:{part}") for part in ("ends=yes", "stay=0.8", "adaptive=yes")]
+CANDIDATES = [
+    *(Arm(f"complexity:{part}") for part in ("ends=yes", "stay=0.8", "adaptive=yes")),
+    *(Arm(f"complexity:shared=no,adjacent=no{more}") for more in ("", ",ends=yes")),
+    Arm("complexity", ema=0.995), Arm("uniform", ema=0.995),
+]  # fmt: skip
 
 
 OTHERS = [
@@ -126,11 +132,12 @@ def tasks(scale: Scale, phases: list[str], rows: list[Row]) -> list[Task]:
         found += [(arm, lr, seed, scale.steps) for seed in SEEDS for arm, lr in chosen.items()]
     rate = chosen.get(Arm("complexity"))
     if "parts" in phases and rate:
-        found += [(arm, rate, SEEDS[0], scale.steps) for arm in PARTS + CANDIDATES]
+        rates = {arm: chosen.get(Arm(arm.sampler, arm.distil), rate) for arm in PARTS + CANDIDATES}
+        found += [(arm, lr, SEEDS[0], scale.steps) for arm, lr in rates.items()]
     if "macs" in phases and rate and Arm("uniform") in chosen:
         rates = {Arm("uniform"): chosen[Arm("uniform")], Arm("complexity"): rate}
         if best := best_variant(rows):
-            rates[best] = rate
+            rates[best] = chosen.get(Arm(best.sampler, best.distil), rate)
         found += [(arm, lr, seed, paid_steps(arm, scale)) for seed in SEEDS for arm, lr in rates.items()]
     return [Task(arm, lr, seed, scale, steps) for arm, lr, seed, steps in found]
 
@@ -164,7 +171,7 @@ def run(spec: str, work: Path, task: Task) -> Row:
     trained = train(
         space, data, work / task.key.replace(" ", "_"), sampler=task.arm.sampler, distil=task.arm.distil, lr=task.lr,
         seed=task.seed, steps=task.steps, subnets_per_step=SUBNETS, batch_size=scale.batch, precision=scale.precision,
-        label_smoothing=0.1, weight_decay=0.05, warmup=0.05, device=scale.device,
+        label_smoothing=0.1, weight_decay=0.05, warmup=0.05, ema=task.arm.ema, device=scale.device,
     )  # fmt: skip
     seconds = time.process_time() - started
     found = judge(trained.directory, data, scale.device)
