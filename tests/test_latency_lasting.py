@@ -90,4 +90,4 @@ def test_memory_grows_by_at_least_the_weights() -> None:
 
 def test_what_has_no_file_cannot_be_run_apart() -> None:
     with pytest.raises(TargetError, match="no file"):
-        list(soak(vit(1), Target.parse("local/torch/fp32"), 2.0))
+        peak_memory_mib(vit(1), Target.parse("local/torch/fp32"))

@@ -133,8 +133,8 @@ def check(
         emit(as_json, result, text)
         return
     curve = _soaked(parsed, soak)
-    head = ["second", "runs", "median ms", "p95 ms", "degrees C", "mJ a run"]
-    figures = ("second", "runs", "median_ms", "p95_ms", "temperature_c", "energy_mj")
+    head = ["second", "runs", "median ms", "p95 ms", "degrees C", "mJ a run", "mJ of the GPU"]
+    figures = ("second", "runs", "median_ms", "p95_ms", "temperature_c", "energy_mj", "gpu_energy_mj")
     text += "\n" + table(head, [[_known(getattr(second, name)) for name in figures] for second in curve])
     part = max(1, len(curve) // 5)
     first, last = (median(second.median_ms for second in some) for some in (curve[:part], curve[-part:]))

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Protocol
 
 import numpy as np
 
+from nas.latency.onboard.rounds import Run
 from nas.latency.protocol import Accept, Clock, Effort, Say, Session, measure_rounds
 from nas.latency.runtimes import Subject
 from nas.latency.target import LOCAL, Target
+
+WAKE_S = 0.3  # of runs before a session on a GPU: while networks were made ready it idled, and its clocks fell
 
 
 class Bench(Protocol):
@@ -47,12 +51,16 @@ class _Here:
     def session(
         self, subjects: Sequence[Subject], *, rng: np.random.Generator, effort: Effort, accept: Accept | None = None
     ) -> Session:
-        return measure_rounds(
-            # No name of its own: what was loaded is to be gone before the next chunk is.
-            [self._target.spec.prepare(subject, self._target) for subject in subjects],
-            self._anchor,
-            rng=rng,
-            effort=effort,
-            accept=accept,
-            clock=self._clock,
-        )
+        # Not kept beyond the session: what was loaded is to be gone before the next chunk is.
+        runs = [self._target.spec.prepare(subject, self._target) for subject in subjects]
+        with self._target.spec.conditions():
+            if self._target.spec.gpu:
+                run_for(WAKE_S, self._anchor)
+            return measure_rounds(runs, self._anchor, rng=rng, effort=effort, accept=accept, clock=self._clock)
+
+
+def run_for(seconds: float, run: Run) -> None:
+    """Runs it until so many seconds have passed."""
+    until = time.perf_counter() + seconds
+    while time.perf_counter() < until:
+        run()

@@ -15,7 +15,8 @@ BUSY = 0.25  # load average per core above which a neighbour is likely to share 
 
 
 def host_facts() -> dict[str, Any]:
-    """What is recorded beside measurements, plain JSON values; what cannot be read is None."""
+    """What is recorded beside measurements, plain JSON values; what cannot be read is None, and nothing is said of a
+    GPU that is not there."""
     return facts() | {"versions": {package: _version(package) for package in PACKAGES}}
 
 

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from nas.latency.measure import Measurement
+from nas.latency.runtimes import RUNTIMES
 
 FIGURES = ("latency_ms", "latency_p95_ms", "min_ms", "ratio", "anchor_ms", "reference_ms")
 """Columns that hold a positive number."""
@@ -91,10 +92,13 @@ def readme(header: Mapping[str, Any]) -> str:
     """README of a table, from its header."""
     target, host, space = header["target"], header["host"], header.get("space", {})
     version = f"{header['runtime']} {header['runtime_version']}"
+    processor = f"{host.get('cpu') or 'an unknown processor'} ({host.get('usable_cores')} usable cores)"
+    if (runtime := RUNTIMES.get(header["runtime"])) and runtime.gpu:
+        processor = f"{host.get('gpu') or 'an unknown GPU'} (driver {host.get('gpu_driver')}) beside {processor}"
     columns = "\n".join(f"| `{name}` | {meaning} |" for name, meaning in COLUMNS.items())
     return f"""# Latency of {f"space `{space['name']}`" if space else "networks"} on `{target}`
 
-Measured on {host.get("cpu") or "an unknown processor"} ({host.get("usable_cores")} usable cores) with {version},
+Measured on {processor} with {version},
 threads {header["threads"]}, batch {header["batch"]}, from {header["started"]} on.
 
 `target.toml` holds the whole key of the target, the space and the machine, `samples.jsonl` every timing, and

@@ -68,8 +68,12 @@ class Target:
 
     def check(self) -> None:
         """Raise `TargetError` where this target cannot be measured from here as it is. No device is asked."""
+        if self.spec.gpu and self.threads != 1:
+            raise TargetError(f"target {self} asks for {self.threads} threads, but a GPU runs it; leave /t out")
         if not _versions(self.device, str(self)).get(self.runtime):
             raise TargetError(f"target {self}: {self.runtime} is not installed{self._how_to_install()}")
+        if self.device == LOCAL and (lacking := self.spec.lacking):
+            raise TargetError(f"target {self}: {lacking}")
         if self.threads > (cores := self.facts.get("usable_cores") or MOST_THREADS):
             raise TargetError(f"target {self} asks for {self.threads} threads, but there are {cores} cores to use")
 
@@ -78,8 +82,9 @@ class Target:
         """Of the machine: this one as it is, another as it was when it was added."""
         if self.device == LOCAL:
             from nas.latency.host import host_facts
+            from nas.latency.runtimes.gpus import software
 
-            return host_facts()
+            return host_facts() | (software(self.spec) if self.spec.gpu else {})
         from nas.latency.devices import find_device
 
         return find_device(self.device).facts
@@ -96,12 +101,14 @@ class Target:
 def local_targets(*, installed: bool = True) -> list[Target]:
     """One target, at one thread and batch one, for each runtime and precision; `installed` False: also those whose
     runtime is not."""
-    runtimes = [runtime for runtime in RUNTIMES.values() if runtime.version is not None or not installed]
+    runtimes = [runtime for runtime in RUNTIMES.values() if not installed or (runtime.version and not runtime.lacking)]
     return [Target.parse(f"{LOCAL}/{runtime.name}/{p}") for runtime in runtimes for p in runtime.precisions]
 
 
 def targets_of(device: str) -> list[Target]:
     """One target, at one thread and batch one, for each runtime that is on a device, and each of its precisions."""
+    if device == LOCAL:
+        return local_targets()
     found = _versions(device, device)
     return [Target.parse(f"{device}/{name}/{p}") for name in found for p in RUNTIMES[name].precisions]
 

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from .gpu import gpu_facts
 from .loaders import versions
 
 
@@ -29,6 +30,7 @@ def facts() -> dict[str, Any]:
         "platform": platform.platform(),
         "python": platform.python_version(),
         "runtimes": versions(),
+        **gpu_facts(),
     }
 
 

@@ -7,7 +7,7 @@ A job is one line of JSON, then the bytes of its files, one after the other. All
     {"do": "time", ..., "effort", "seed"}  all files together, the last of which is the anchor
         {"round"} after each; {"samples": [{"seconds", "inner"}]}, one for each file
     {"do": "soak", ..., "seconds"}         one file
-        {"second", "runs", "median_ms", "p95_ms", "temperature_c", "energy_mj"} each second
+        {"second", "runs", "median_ms", "p95_ms", "temperature_c", "energy_mj", "gpu_energy_mj"} each second
     {"do": "memory", ...}                  one file
         {"peak_mib"}
 
@@ -25,6 +25,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, BinaryIO
 
 from .facts import facts
+from .gpu import gpu_meter
 from .lasting import peak_mib, soak
 from .loaders import LoadError, load, load_module
 from .rounds import ClockError, Run, time_rounds
@@ -88,7 +89,7 @@ def timed(job: dict[str, Any], paths: list[str], answer: Answer) -> Answers:
 
 
 def soaked(job: dict[str, Any], paths: list[str], answer: Answer) -> Answers:
-    return soak(load_one(job, 0, paths[0]), job["seconds"])
+    return soak(load_one(job, 0, paths[0]), job["seconds"], meter=gpu_meter())
 
 
 def remembered(job: dict[str, Any], paths: list[str], answer: Answer) -> Answers:

@@ -10,26 +10,32 @@ from pathlib import Path
 from typing import Any
 
 from .facts import temperature_c, text
+from .gpu import Meter
 from .rounds import Run
 
 _RAPL = Path("/sys/class/powercap")
 
 
-def soak(run: Run, seconds: float, clock: Callable[[], float] = time.perf_counter) -> Iterator[dict[str, Any]]:
+def soak(
+    run: Run, seconds: float, clock: Callable[[], float] = time.perf_counter, meter: Meter | None = None
+) -> Iterator[dict[str, Any]]:
     """Runs a network without a pause; for each second its number of runs, their median and 95th percentile in
-    milliseconds, the temperature, and the energy of a run in millijoules (None where the machine does not say)."""
+    milliseconds, the temperature, and the energy of a run in millijoules, of the processors and, with a meter, of the
+    GPU (None where the machine does not say)."""
     run()
     begun = clock()
     second, now = 0, begun
     while now < begun + seconds:
         second += 1
-        before, taken = energy_uj(), []
+        before, gpu_before, taken = energy_uj(), _read(meter), []
         while (now := clock()) < begun + second:
             run()
             taken.append(clock() - now)
+            if meter is not None:
+                meter.tick()
         if not taken:  # one run took longer than a second
             continue
-        spent = spent_uj(before, energy_uj())
+        spent, gpu_after = spent_uj(before, energy_uj()), _read(meter)
         ordered = sorted(taken)
         yield {
             "second": second,
@@ -38,6 +44,7 @@ def soak(run: Run, seconds: float, clock: Callable[[], float] = time.perf_counte
             "p95_ms": 1e3 * ordered[min(len(ordered) - 1, int(0.95 * len(ordered)))],
             "temperature_c": temperature_c(),
             "energy_mj": None if spent is None else 1e-3 * spent / len(taken),
+            "gpu_energy_mj": None if gpu_before is None or gpu_after is None else (gpu_after - gpu_before) / len(taken),
         }
 
 
@@ -70,6 +77,10 @@ def spent_uj(before: dict[str, tuple[int, int]], after: dict[str, tuple[int, int
     """Between two readings; None without any."""
     both = before.keys() & after.keys()
     return sum((after[zone][0] - before[zone][0]) % (after[zone][1] + 1) for zone in both) if both else None
+
+
+def _read(meter: Meter | None) -> float | None:
+    return None if meter is None else meter.read()
 
 
 def _status_kib(name: str) -> int | None:

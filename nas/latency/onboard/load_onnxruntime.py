@@ -15,25 +15,37 @@ if TYPE_CHECKING:
 
 def load(model: Model, threads: int, batch: int, precision: str) -> Loaded:
     """A session on an ONNX model, its batch pinned; what it computes in is the model's own precision."""
-    try:
-        session = onnxruntime.InferenceSession(model, _options(threads, batch), providers=["CPUExecutionProvider"])
-    except Exception as error:  # ONNX Runtime raises a dozen unrelated classes, none of them exported by name
-        raise LoadError(f"ONNX Runtime cannot load it: {first_line(error)}") from error
-    if len(session.get_inputs()) != 1:
-        raise LoadError(f"it has {len(session.get_inputs())} inputs, expected one, images")
-    (node,) = session.get_inputs()
-    shape = tuple(size if isinstance(size, int) else batch for size in node.shape)
-    check_input(node.name, shape, node.type == "tensor(float)", batch)
-    feeds = {node.name: random_images(shape)}
+    session = open_session(model, options_for(threads, batch), ["CPUExecutionProvider"])
+    node, shape = image_input(session, batch)
+    feeds = {node: random_images(shape)}
     outputs = [node.name for node in session.get_outputs()]
 
     def run() -> None:
         session.run(outputs, feeds)
 
-    return Loaded(run, lambda images: np.asarray(session.run(outputs, {node.name: images})[0]), shape)
+    return Loaded(run, lambda images: np.asarray(session.run(outputs, {node: images})[0]), shape)
 
 
-def _options(threads: int, batch: int) -> Any:
+def open_session(model: Model, options: Any, providers: list[Any]) -> Any:
+    """A session on these providers and on no other by default. Raises `LoadError`."""
+    try:
+        return onnxruntime.InferenceSession(model, options, providers=providers, enable_fallback=0)
+    except Exception as error:  # ONNX Runtime raises a dozen unrelated classes, none of them exported by name
+        raise LoadError(f"ONNX Runtime cannot load it: {first_line(error)}") from error
+
+
+def image_input(session: Any, batch: int) -> tuple[str, tuple[int, ...]]:
+    """Name and shape of what a session takes. `LoadError` unless it is a batch of images."""
+    if len(session.get_inputs()) != 1:
+        raise LoadError(f"it has {len(session.get_inputs())} inputs, expected one, images")
+    (node,) = session.get_inputs()
+    shape = tuple(size if isinstance(size, int) else batch for size in node.shape)
+    check_input(node.name, shape, node.type == "tensor(float)", batch)
+    return node.name, shape
+
+
+def options_for(threads: int, batch: int) -> Any:
+    """Of a session that runs by itself, its batch pinned."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.intra_op_num_threads = threads

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib import metadata
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -30,6 +30,8 @@ class Loaded(NamedTuple):
 
 LOADERS = {
     "onnxruntime": "load_onnxruntime",
+    "onnxruntime_cuda": "load_onnxruntime_cuda",
+    "onnxruntime_tensorrt": "load_onnxruntime_tensorrt",
     "openvino": "load_openvino",
     "executorch": "load_executorch",
     "litert": "load_litert",
@@ -37,6 +39,8 @@ LOADERS = {
 """Runtimes by name, and the modules beside this one whose `load(model, threads, batch, precision)` makes a `Loaded`."""
 PACKAGES = {
     "onnxruntime": ("onnxruntime", "onnxruntime-gpu"),
+    "onnxruntime_cuda": ("onnxruntime-gpu",),
+    "onnxruntime_tensorrt": ("onnxruntime-gpu",),
     "openvino": ("openvino",),
     "executorch": ("executorch",),
     "litert": ("ai-edge-litert",),
@@ -62,14 +66,18 @@ def load_module(runtime: str) -> Any:
 
 def versions() -> dict[str, str]:
     """Of the runtimes that are installed."""
-    found = {}
-    for runtime, packages in PACKAGES.items():
-        for package in packages:
-            try:
-                found[runtime] = metadata.version(package)
-            except metadata.PackageNotFoundError:
-                continue
-    return found
+    found = {runtime: version_of(packages) for runtime, packages in PACKAGES.items()}
+    return {runtime: version for runtime, version in found.items() if version is not None}
+
+
+def version_of(packages: Sequence[str]) -> str | None:
+    """Of the first of these distributions that is installed."""
+    for package in packages:
+        try:
+            return metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return None
 
 
 def random_images(shape: tuple[int, ...]) -> Any:

@@ -7,14 +7,15 @@ another device, or, where there is no such model, prepares it in this process (`
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from importlib import import_module, metadata
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeAlias, cast
 
 from nas.arch import Arch
 from nas.errors import ExportError, MeasureError
-from nas.latency.onboard.loaders import LOADERS, Loaded, LoadError, load
+from nas.latency.onboard.loaders import LOADERS, PACKAGES, Loaded, LoadError, load, version_of
 from nas.latency.onboard.rounds import Run
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ class Runtime:
     `lowering` says how attention reaches it: `sdpa` is torch's fused operator, or what the exporter makes of it,
     `written out` are its products and softmax one by one. `extra` is the optional dependency of this distribution that
     installs it, empty for core dependencies. `operator_s`: seconds that lowering takes for each operator of an
-    architecture, where that is slow.
+    architecture, where that is slow. `gpu`: whether it runs networks on a GPU.
     """
 
     name: str
@@ -42,14 +43,19 @@ class Runtime:
     module: str
     extra: str = ""
     operator_s: float = 0.0
+    gpu: bool = False
 
     @property
     def version(self) -> str | None:
         """Version installed here, None where it is not installed."""
-        try:
-            return metadata.version(self.package)
-        except metadata.PackageNotFoundError:
-            return None
+        return version_of(PACKAGES.get(self.name, (self.package,)))
+
+    @property
+    def lacking(self) -> str | None:
+        """What keeps it from running here although it is installed, such as the lack of a GPU; None: nothing does."""
+        from nas.latency.runtimes import gpus
+
+        return gpus.lacking(self) if self.gpu else None
 
     @property
     def portable(self) -> bool:
@@ -70,6 +76,12 @@ class Runtime:
             return cast(Run, import_module(self.module).prepare(subject, target))
         return self.loaded(subject, target).run
 
+    def conditions(self) -> AbstractContextManager[None]:
+        """What holds while runs that it prepared are timed."""
+        if self.portable or not self.gpu:
+            return nullcontext()
+        return cast("AbstractContextManager[None]", import_module(self.module).conditions())
+
     def loaded(self, subject: Subject, target: Target) -> Loaded:
         """The same of a portable runtime, ready to answer as well."""
         try:
@@ -79,6 +91,7 @@ class Runtime:
 
 
 _ROOM = "nas.latency.runtimes"
+_HALVES = ("fp32", "bf16", "fp16")
 RUNTIMES: Final = {
     "onnxruntime": Runtime("onnxruntime", "onnxruntime", ("fp32", "int8"), "sdpa", f"{_ROOM}.onnx_session"),
     "openvino": Runtime("openvino", "openvino", ("fp32", "bf16"), "sdpa", f"{_ROOM}.openvino_graph", "openvino"),
@@ -87,4 +100,13 @@ RUNTIMES: Final = {
     ),
     "litert": Runtime("litert", "ai-edge-litert", ("fp32",), "sdpa", f"{_ROOM}.litert_model", "litert", 0.15),
     "torch": Runtime("torch", "torch", ("fp32",), "sdpa", f"{_ROOM}.torch_eager"),
+    # On a GPU. TensorRT multiplies fp32 in TF32, and ONNX Runtime has no way to tell it not to: so it is called that.
+    "torch_cuda": Runtime("torch_cuda", "torch", _HALVES, "sdpa", f"{_ROOM}.torch_cuda", gpu=True),
+    "torch_cudagraph": Runtime("torch_cudagraph", "torch", _HALVES, "sdpa", f"{_ROOM}.torch_cuda", gpu=True),
+    "onnxruntime_cuda": Runtime(
+        "onnxruntime_cuda", "onnxruntime-gpu", ("fp32",), "sdpa", f"{_ROOM}.onnx_session", gpu=True
+    ),
+    "onnxruntime_tensorrt": Runtime(
+        "onnxruntime_tensorrt", "onnxruntime-gpu", ("tf32", "fp16"), "sdpa", f"{_ROOM}.onnx_session", gpu=True
+    ),
 }
