@@ -29,6 +29,8 @@ from nas.cli.targets import app as target_app
 from nas.cli.training import label, train
 from nas.errors import InputError
 
+SAMPLES, MOST_SAMPLES = 50, 200
+
 app = typer.Typer(
     name="nas",
     help="Find Vision Transformers that fit your device: train a supernet, measure, search, verify, export.",
@@ -158,7 +160,13 @@ def measure(
     space: SpaceName,
     target: Annotated[str, typer.Option("--target", help="device/runtime/precision[/tN][/bN].")],
     out: Out,
-    samples: Annotated[int, typer.Option("--samples", min=1, help="Networks to measure.")] = 50,
+    samples: Annotated[
+        int | None, typer.Option("--samples", min=1, help="Networks to measure: 50; with --until, 200 at most.")
+    ] = None,
+    until: Annotated[
+        float | None,
+        typer.Option("--until", help="Stop when a predictor misses others by such a share in the mean: 0.03."),
+    ] = None,
     num_classes: Classes = None,
     pack: Annotated[Path | None, typer.Option("--pack", help="Write a file to run on a device out of reach.")] = None,
     unpack: Annotated[
@@ -169,20 +177,28 @@ def measure(
 ) -> None:
     """Measure networks drawn from a space into a latency table."""
     from nas.pipeline import measure as run_measure
+    from nas.pipeline import measure_until
     from nas.space import load_space
 
     if pack is not None and unpack is not None:
         raise InputError("--pack is for before the journey and --unpack for after it: leave out one of them")
-    loaded = load_space(space, num_classes)
+    if until is not None and (pack is not None or unpack is not None):
+        raise InputError("--until looks at what was measured so far, and so not with --pack or --unpack: leave it out")
+    loaded, said = load_space(space, num_classes), ""
+    reached: dict[str, float | bool] = {}
     if pack is not None:
-        pack_job(loaded, target, samples, out, pack, seed, as_json)
+        pack_job(loaded, target, samples or SAMPLES, out, pack, seed, as_json)
         return
     with Console() as console:
         if unpack is not None:
-            made = unpack_results(loaded, target, samples, out, unpack, seed, console)
+            made = unpack_results(loaded, target, samples or SAMPLES, out, unpack, seed, console)
+        elif until is not None:
+            found = measure_until(loaded, target, until, samples or MOST_SAMPLES, out, seed=seed, listener=console)
+            made, reached = found.measured, {"error": found.error, "reached": found.reached}
+            said = f"; a predictor misses by {found.error:.1%}" + ("" if found.reached else f", not by {until:.1%}")
         else:
-            made = run_measure(loaded, target, samples, out, seed=seed, listener=console)
-    result = {
+            made = run_measure(loaded, target, samples or SAMPLES, out, seed=seed, listener=console)
+    result = reached | {
         "target": made.target,
         "rows": made.rows,
         "anchor_drift": made.anchor_drift,
@@ -193,7 +209,8 @@ def measure(
     emit(
         as_json,
         result,
-        f"{made.rows} networks on {made.target}{disturbed}; the anchor drifted by {made.anchor_drift:.1%}: {made.out}",
+        f"{made.rows} networks on {made.target}{disturbed}; the anchor drifted by {made.anchor_drift:.1%}{said}: "
+        f"{made.out}",
     )
 
 

@@ -1,5 +1,6 @@
 """The verbs as functions: what the command line calls, and what a Python user does."""
 
+from nas.pipeline.active import Reached, measure_until
 from nas.pipeline.adapting import adapt
 from nas.pipeline.fitting import fit_accuracy_run, fit_latency_table
 from nas.pipeline.listener import Listener, Silent
@@ -12,6 +13,7 @@ from nas.pipeline.verifying import Verified, verify
 __all__ = [
     "Listener",
     "Measured",
+    "Reached",
     "Run",
     "Silent",
     "Verified",
@@ -20,6 +22,7 @@ __all__ = [
     "fit_latency_table",
     "load_run",
     "measure",
+    "measure_until",
     "plan_training",
     "search",
     "train",

@@ -43,9 +43,26 @@ def measure(
     space = space if isinstance(space, SearchSpace) else load_space(space)
     target = Target.parse(target) if isinstance(target, str) else target
     target.check()
-    X = spread(space, samples, np.random.default_rng([seed, 0]))
-    archs = space.decode(X)
     writer = TableWriter(out, target, space, say=listener.say)
+    return measure_missing(writer, space, target, spread(space, samples, first_rng(seed)), seed, effort, listener)
+
+
+def first_rng(seed: int) -> np.random.Generator:
+    """What draws the networks of a table."""
+    return np.random.default_rng([seed, 0])
+
+
+def measure_missing(
+    writer: TableWriter,
+    space: SearchSpace,
+    target: Target,
+    X: Genotypes,
+    seed: int,
+    effort: Effort | None,
+    listener: Listener,
+) -> Measured:
+    """Measure the rows X (n, d) that a table lacks, and append each as it comes."""
+    archs = space.decode(X)
     missing = [i for i, arch in enumerate(archs) if arch.id not in writer.measured]
     started, drift, disturbed = time.perf_counter(), 0.0, 0
     if missing:
@@ -72,7 +89,7 @@ def measure(
         arch = archs[missing[index]]
         writer.append(arch.id, X[missing[index]].tolist(), measurement)
         drift, disturbed = max(drift, measurement.anchor_drift), disturbed + measurement.disturbed
-    return Measured(str(target), Path(out), len(writer.measured), drift, time.perf_counter() - started, disturbed)
+    return Measured(str(target), writer.path, len(writer.measured), drift, time.perf_counter() - started, disturbed)
 
 
 def spread(space: SearchSpace, n: int, rng: np.random.Generator) -> Genotypes:

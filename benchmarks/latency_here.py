@@ -1,0 +1,188 @@
+"""How well latency is predicted from 20, 50 and 100 measured networks, on this machine, in every runtime.
+
+    OMP_NUM_THREADS=1 python benchmarks/latency_here.py [--cases fp32,runtimes] [--minutes 90] [--out results]
+    python benchmarks/latency_here.py --report --out results
+
+A case is a space on a target. Three tables each, by the public protocol: networks to fit (the ends, then every gene
+uniform), others drawn at random to judge by, and these once more in later sessions: what a perfect predictor would
+still get wrong. Killed, it goes on where it stopped; after `--minutes` no further table is begun. Prints ours beside
+MACs x scale, the nearest neighbour and boosted trees, fitted on the same rows. Give it a machine that does nothing
+else.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import record
+
+from nas.latency import LatencyTable, TableWriter, Target, estimate_seconds, measure_archs, read_table
+from nas.pipeline.fitting import one_thread
+from nas.pipeline.measuring import spread
+from nas.predict import PredictionWarning, fit_latency, repeat_noise
+from nas.predict.baselines import boosting
+from nas.predict.metrics import kendall_tau, mape, within
+from nas.space import Genotypes, SearchSpace, load_space
+
+SIZES = (20, 50, 100)
+GOALS = {20: 0.03, 50: 0.025, 100: 0.022}  # mean error, or 1.1 times what a perfect predictor misses by
+NOISY = 1.1
+RUNTIMES = ("onnxruntime/int8", "openvino/fp32", "openvino/bf16", "litert/fp32", "torch/fp32")
+
+
+@dataclass(frozen=True)
+class Case:
+    """A space on a target of this machine: how many networks to fit on, and to judge by."""
+
+    space: str
+    target: str
+    train: int = 100
+    test: int = 200
+
+    @property
+    def name(self) -> str:
+        return f"{self.space} {self.target}"
+
+    def folder(self, work: Path) -> Path:
+        return work / self.space / self.target.replace("/", "_")
+
+
+CASES = {
+    "fp32": [Case(space, "local/onnxruntime/fp32") for space in ("vit_cifar", "elasticvit", "autoformer_tiny")],
+    "runtimes": [Case("vit_cifar", f"local/{runtime}", 100, 100) for runtime in RUNTIMES],
+    "executorch": [Case("vit_cifar", "local/executorch/fp32", 50, 50)],
+    "elasticvit": [Case("elasticvit", f"local/{runtime}", 100, 100) for runtime in RUNTIMES],
+    "autoformer_tiny": [Case("autoformer_tiny", f"local/{runtime}", 100, 100) for runtime in RUNTIMES],
+}
+
+
+def main() -> None:
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("--cases", type=lambda text: text.split(","), default=list(CASES), help=", ".join(CASES))
+    options.add_argument("--minutes", type=float, default=1e6)
+    options.add_argument("--work", type=Path, default=Path(".bench/latency_here"))
+    options.add_argument("--out", type=Path)
+    options.add_argument("--report", action="store_true", help="only what the tables that are there say")
+    asked = options.parse_args()
+    ends = time.monotonic() + 60 * asked.minutes
+    cases = [case for group in asked.cases for case in CASES[group]]
+    for case in cases if not asked.report else ():
+        for measure in tables(case, asked.work):
+            if time.monotonic() < ends:
+                measure()
+        show(case, asked.work)
+    found = record.kept("latency_here", "cases", asked.out)
+    found |= {case.name: figures for case in cases if (figures := judged(case, asked.work))}
+    if asked.out:
+        print(record.write("latency_here", {"cases": found}, asked.out))
+
+
+def tables(case: Case, work: Path) -> Iterator[Any]:
+    """What measures each of the tables of a case, in order."""
+    space, target, folder = load_space(case.space), Target.parse(case.target), case.folder(work)
+    fitted, held_out = rows_of(case)
+
+    def table(X: Genotypes, name: str, seed: int) -> Any:
+        return lambda: measure(space, target, X, folder / name, folder / "train", seed)
+
+    yield table(fitted, "train", 1)
+    yield table(held_out, "test", 2)
+    yield table(held_out, "again", 3)
+
+
+def rows_of(case: Case) -> tuple[Genotypes, Genotypes]:
+    X = spread(load_space(case.space), case.train + case.test, np.random.default_rng(7))
+    return X[: case.train], X[case.train :]
+
+
+def measure(space: SearchSpace, target: Target, X: Genotypes, path: Path, first: Path, seed: int) -> None:
+    """Every row of X, on the scale of the first table of its case."""
+    writer = TableWriter(path, target, space, say=print)
+    archs = space.decode(X)
+    missing = [i for i, arch in enumerate(archs) if arch.id not in writer.measured]
+    if not missing:
+        return
+    print(f"{path}: {len(missing)} networks, about {estimate_seconds([archs[i] for i in missing], target):.0f} s")
+    started = time.perf_counter()
+    for index, measurement in measure_archs(
+        [archs[i] for i in missing],
+        target,
+        rng=np.random.default_rng([seed, len(missing)]),
+        anchor=space.middle,
+        reference_ms=writer.reference_ms or (read_table(first).reference_ms if first != path else None),
+        say=print,
+    ):
+        i = missing[index]
+        writer.append(archs[i].id, X[i].tolist(), measurement)
+    print(f"{path}: {time.perf_counter() - started:.0f} s", flush=True)
+
+
+def show(case: Case, work: Path) -> None:
+    for row in judged(case, work).get("sizes", []):
+        others = ", ".join(f"{name} {100 * other['mape']:.1f} %" for name, other in row["beside"].items())
+        print(
+            f"{case.name}, {row['train']} networks: {100 * row['mape']:.2f} % ({'held' if row['held'] else 'MISSED'}: "
+            f"asked {100 * row['asked']:.2f}), within 10 %: {row['within_10pct']:.1%}, tau {row['kendall_tau']:.3f} of "
+            f"at most {row['tau_ceiling'] or float('nan'):.3f}; {others}",
+            flush=True,
+        )
+
+
+def judged(case: Case, work: Path) -> dict[str, Any]:
+    """The figures of a case whose tables are whole, else none."""
+    folder, (fitted, held_out) = case.folder(work), rows_of(case)
+    try:
+        train, first, again = (read_table(folder / name) for name in ("train", "test", "again"))
+        known, once, twice = by_genotype(train, fitted), by_genotype(first, held_out), by_genotype(again, held_out)
+    except Exception as error:  # of tables that are not there, or not whole
+        print(f"{case.name}: nothing to judge yet ({type(error).__name__})")
+        return {}
+    noise = repeat_noise(once, twice)
+    disturbed = float(np.mean([table.rows["disturbed"].mean() for table in (train, first, again)]))
+    sizes = [at_size(case, fitted[:n], known[:n], held_out, once, noise) for n in SIZES if n <= case.train]
+    return {
+        "repeat_mape": mape(twice, once), "repeat_noise_sd": noise, "disturbed_share": disturbed,
+        "version": train.target.runtime_version, "sizes": sizes,
+    }  # fmt: skip
+
+
+def at_size(
+    case: Case, fitted: Genotypes, known: np.ndarray, held_out: Genotypes, measured: np.ndarray, noise: float
+) -> dict[str, Any]:
+    space = load_space(case.space)
+    with one_thread(), warnings.catch_warnings():
+        warnings.simplefilter("ignore", PredictionWarning)
+        predictor = fit_latency(fitted, known, space=space, noise=noise, rng=np.random.default_rng(0))
+        card = predictor.evaluate(held_out, measured, train=(fitted, known), noise=noise)
+    features = np.log1p(space.features(np.concatenate([fitted, held_out])))
+    trees = boosting(features, np.concatenate([known, measured]))(
+        np.arange(len(fitted)), np.arange(len(fitted), len(features))
+    )
+    boosted = {
+        "mape": mape(trees, measured), "within_10pct": within(trees, measured),
+        "kendall_tau": kendall_tau(trees, measured),
+    }  # fmt: skip
+    figures = dict(card.figures)
+    asked = max(GOALS[len(fitted)], NOISY * (figures["noise"] or 0))
+    return {
+        "train": len(fitted), "test": len(held_out), "model": card.model, **figures, "asked": asked,
+        "held": bool((figures["mape"] or 1) <= asked),
+        "beside": {name: dict(row) for name, row in card.baselines.items()} | {"boosted_trees": boosted},
+    }  # fmt: skip
+
+
+def by_genotype(read: LatencyTable, X: Genotypes) -> np.ndarray:
+    """Latencies, ms, in the order of X."""
+    known = {tuple(row): ms for row, ms in zip(read.genotypes.tolist(), read.rows["latency_ms"], strict=True)}
+    return np.array([known[tuple(row)] for row in X.tolist()])
+
+
+if __name__ == "__main__":
+    main()
