@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+import shutil
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 PART = ".part"
@@ -33,6 +34,21 @@ def write_whole(path: Path, content: bytes | str) -> None:
     """Write a whole file or nothing; text is UTF-8. Raises OSError."""
     with whole_file(path) as part:
         part.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def write_folder(path: Path, texts: Mapping[str, str]) -> None:
+    """Write a folder of texts that appears whole or not at all; nothing of its name may be there. Raises OSError."""
+    part = path.with_name(f".{path.name}{PART}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir()
+        for name, text in texts.items():
+            write_whole(part / name, text)
+        os.rename(part, path)
+        sync_folder(path.parent)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
 
 
 def sync_folder(folder: Path) -> None:

@@ -17,8 +17,9 @@ from nas.cli import main
 from nas.cli.app import app
 
 VERBS = {
-    *("demo", "doctor", "space list", "space show", "train", "measure", "fit latency", "fit accuracy", "table import"),
+    *("demo", "doctor", "space list", "space show", "train", "measure", "fit latency", "fit accuracy"),
     *("search", "adapt", "verify", "status", "report", "pareto", "export", "label"),
+    *("table import", "table show", "table merge", "table check"),
     *("target add", "target list", "target check", "target remove"),
 }
 

@@ -192,7 +192,7 @@ def test_what_is_no_table_is_said(tmp_path: Path, digits: SearchSpace, rows: Row
     (tmp_path / "t" / "target.toml").write_text("device = ")
     with pytest.raises(RunError, match=r"target\.toml is damaged"):
         read_table(tmp_path / "t")
-    (tmp_path / "t" / "target.toml").write_text('device = "local"\n')
+    (tmp_path / "t" / "target.toml").write_text('schema = 1\ndevice = "local"\n')
     with pytest.raises(RunError, match="lacks 'runtime'"):
         read_table(tmp_path / "t")
 

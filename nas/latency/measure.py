@@ -158,7 +158,7 @@ def _sessions(
         for position, i in enumerate(chosen):
             attempts[i] += 1
             found = _measurement(session, position, target, session_id, anchor, here_ms)
-            kept[i] = min(kept.get(i, found), found, key=_calmness)
+            kept[i] = min(kept.get(i, found), found, key=calmness)
             if kept[i].disturbed and attempts[i] < effort.attempts:
                 again.append(i)
             else:
@@ -169,7 +169,7 @@ def _sessions(
         progress(len(archs) - len(waiting), len(archs))
 
 
-def _calmness(measurement: Measurement) -> tuple[bool, float]:
+def calmness(measurement: Measurement) -> tuple[bool, float]:
     """Sorts the calmest first: undisturbed, then by how fast the anchor was."""
     return measurement.disturbed, measurement.anchor_ms
 
@@ -208,7 +208,7 @@ def estimate_seconds(archs: Sequence[Subject], target: Target, *, effort: Effort
 
 def _prepare_s(subject: Subject, target: Target) -> float:
     seconds = PREPARE_S + PREPARE_S_PER_MIB * _mib(subject)
-    if isinstance(subject, Arch) and target.spec.portable and as_vit(subject) is None:
+    if isinstance(subject, Arch) and target.runtime != "torch" and as_vit(subject) is None:
         seconds += EXPORT_S_PER_OPERATOR * len(operators(subject))
     if isinstance(subject, Arch) and target.spec.operator_s:
         seconds += target.spec.operator_s * len(operators(subject))

@@ -21,7 +21,7 @@ import tomllib
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,6 +47,7 @@ if TYPE_CHECKING:
 
     from nas.space import SearchSpace
 
+SCHEMA = 1  # of the folder as a whole; a later one is refused, an earlier one read
 HEADER, ROWS, SAMPLES, SESSIONS = "target.toml", "rows.csv", "samples.jsonl", "sessions.jsonl"
 TITLES = csv_line(list(COLUMNS))
 T = TypeVar("T")
@@ -86,11 +87,33 @@ def read_table(path: str | Path) -> LatencyTable:
 
     path = Path(path)
     header = _read_header(path / HEADER)
-    lines, note = _whole_lines(path / ROWS)
+    lines, note = whole_lines(path / ROWS)
     if lines[:1] != [TITLES.rstrip("\n")]:
         raise RunError(f"{path / ROWS}, line 1: expected the columns {TITLES.strip()}")
     rows = _parse_rows(path / ROWS, lines[1:])
     return LatencyTable(path, _target(header, path), header, pd.DataFrame(rows, columns=list(COLUMNS)), note)
+
+
+class Sample(NamedTuple):
+    """One line of samples.jsonl. genotype: None outside a space."""
+
+    id: str
+    genotype: tuple[int, ...] | None
+    measurement: Measurement
+
+
+def read_samples(path: str | Path) -> list[Sample]:
+    """What the rows of the table in a folder were written from, in their order. `RunError` names the file and line that
+    is missing or damaged; a torn last line is dropped."""
+    file = Path(path) / SAMPLES
+    lines, _ = whole_lines(file)
+    return [_sample(file, number, line) for number, line in enumerate(lines, start=1)]
+
+
+def differences(one: dict[str, Any], other: dict[str, Any]) -> list[tuple[str, Any, Any]]:
+    """What keeps rows of tables with these headers from being mixed, with both values."""
+    mine, theirs = _identity(one), _identity(other)
+    return [(name, was, theirs[name]) for name, was in mine.items() if was != theirs[name]]
 
 
 class TableWriter:
@@ -131,13 +154,13 @@ class TableWriter:
             check_measurement(measurement)
         except RowError as fault:
             raise RunError(f"{self.path}: the row of {arch_id} was refused: {fault}") from None
-        genes = None if genotype is None else [int(gene) for gene in genotype]
-        sample = {"id": arch_id, "genotype": genes, **measurement.to_row()}
-        cells = to_cells(arch_id, genes, measurement)
+        genes = None if genotype is None else tuple(int(gene) for gene in genotype)
+        sample = Sample(arch_id, genes, measurement)
+        cells = to_cells(*sample)
         if measurement.session not in self._sessions:
             self._guard(lambda: _append_line(self.path / SESSIONS, _session_line(measurement.session, self._target)))
             self._sessions.add(measurement.session)
-        self._guard(lambda: self._append_both(json.dumps(sample, allow_nan=False) + "\n", csv_line(cells)))
+        self._guard(lambda: self._append_both(sample_line(sample), csv_line(cells)))
         self._rows[arch_id] = from_cells(cells)
 
     def _begin(self, header: dict[str, Any]) -> None:
@@ -178,8 +201,8 @@ class TableWriter:
         file = self.path / SAMPLES
         if not file.exists():
             return [], ()
-        lines, notes = _whole_lines(file)
-        cells = [_sample_cells(file, number, line) for number, line in enumerate(lines, start=1)]
+        lines, notes = whole_lines(file)
+        cells = [to_cells(*_sample(file, number, line)) for number, line in enumerate(lines, start=1)]
         if notes:
             self._guard(lambda: os.truncate(file, sum(len(line.encode()) + 1 for line in lines)))
         return cells, notes
@@ -192,6 +215,12 @@ class TableWriter:
                 f"{self.path} cannot be written: {error.strerror or error}; free some space or choose another folder, "
                 "and repeat the command: what was measured is kept"
             ) from None
+
+
+def sample_line(sample: Sample) -> str:
+    """A line of samples.jsonl, newline included."""
+    row = {"id": sample.id, "genotype": sample.genotype, **sample.measurement.to_row()}
+    return json.dumps(row, allow_nan=False) + "\n"
 
 
 def _append_line(path: Path, line: str) -> None:
@@ -213,7 +242,7 @@ def _session_line(session: str, target: Target) -> str:
 
 def _new_header(target: Target, space: SearchSpace | None) -> dict[str, Any]:
     anchor = anchor_arch() if space is None else space.middle
-    header: dict[str, Any] = {"schema": 1, "target": str(target), **asdict(target), "anchor": anchor.id}
+    header: dict[str, Any] = {"schema": SCHEMA, "target": str(target), **asdict(target), "anchor": anchor.id}
     header |= {"source": "measured", "started": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())}
     if space is not None:
         genes = [gene.name for gene in space.genes]
@@ -223,11 +252,24 @@ def _new_header(target: Target, space: SearchSpace | None) -> dict[str, Any]:
 
 def _read_header(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        header = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise RunError(f"{path} cannot be read: {error.strerror}; a latency table is a folder with {HEADER}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise RunError(f"{path} is damaged: {error}; restore it or measure again") from None
+    check_schema(path, "schema", header.get("schema"), SCHEMA)
+    return header
+
+
+def check_schema(path: Path, name: str, found: Any, known: int) -> None:
+    """`RunError` where a file is of no format that this version reads."""
+    if not isinstance(found, int) or isinstance(found, bool) or found < 0:
+        raise RunError(f"{path}: {name} is {found!r}, expected a whole number; restore the file")
+    if found > known:
+        raise RunError(
+            f"{path} has {name} {found} and was written by a later version, this one reads up to {known}; "
+            "upgrade it: pip install -U paretovit"
+        )
 
 
 def _target(header: dict[str, Any], path: Path) -> Target:
@@ -237,20 +279,19 @@ def _target(header: dict[str, Any], path: Path) -> Target:
         raise RunError(f"{path / HEADER} lacks {error}; restore it or measure again") from None
 
 
+def _identity(header: dict[str, Any]) -> dict[str, Any]:
+    space, host = header.get("space", {}), header.get("host", {})
+    about = {"space": space.get("name"), "digest": space.get("digest"), "processor": host.get("cpu")}
+    key = {name: header.get(name) for name in Target.__dataclass_fields__}
+    return key | about | {"anchor": header.get("anchor")}
+
+
 def _check_same(old: dict[str, Any], new: dict[str, Any], path: Path) -> None:
-    def facts(header: dict[str, Any]) -> dict[str, Any]:
-        space, host = header.get("space", {}), header.get("host", {})
-        about = {"space": space.get("name"), "digest": space.get("digest"), "processor": host.get("cpu")}
-        key = {name: header.get(name) for name in Target.__dataclass_fields__}
-        return key | about | {"anchor": header.get("anchor")}
-
-    now = facts(new)
-    for name, was in facts(old).items():
-        if was != now[name]:
-            raise RunError(f"{path} holds a table whose {name} is {was!r}, not {now[name]!r}; choose another folder")
+    for name, was, now in differences(old, new):
+        raise RunError(f"{path} holds a table whose {name} is {was!r}, not {now!r}; choose another folder")
 
 
-def _whole_lines(path: Path) -> tuple[list[str], tuple[str, ...]]:
+def whole_lines(path: Path) -> tuple[list[str], tuple[str, ...]]:
     """Lines that were ended, and a note where one was not: it was never acknowledged."""
     try:
         content = path.read_bytes()
@@ -277,11 +318,12 @@ def _parse_rows(path: Path, lines: list[str]) -> list[dict[str, Any]]:
     return list(rows.values())
 
 
-def _sample_cells(path: Path, number: int, line: str) -> list[str]:
+def _sample(path: Path, number: int, line: str) -> Sample:
     try:
-        sample = json.loads(line)
-        cells = to_cells(sample["id"], sample["genotype"], Measurement.from_row(sample))
-        from_cells(cells)
-        return cells
+        row = json.loads(line)
+        genotype = row["genotype"]
+        sample = Sample(row["id"], None if genotype is None else tuple(genotype), Measurement.from_row(row))
+        from_cells(to_cells(*sample))
+        return sample
     except (ValueError, KeyError, TypeError, MeasureError) as fault:
         raise RunError(f"{path}, line {number}: {fault}; the file was damaged: mend or delete that line") from None

@@ -11,8 +11,6 @@ There is no target.toml, so nothing takes it for a table that was measured here.
 from __future__ import annotations
 
 import io
-import os
-import shutil
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -25,9 +23,10 @@ from numpy.typing import NDArray
 
 from nas.arch import Arch
 from nas.errors import RunError
-from nas.files import sync_folder, write_whole
+from nas.files import write_folder as write_texts
 from nas.latency.imports.nn_meter_vit import block_keys
 from nas.latency.imports.rows import COLUMNS, Array, Harvest, Where, keeper, per_call
+from nas.latency.table import check_schema
 from nas.latency.table_text import csv_line, to_toml
 
 if TYPE_CHECKING:
@@ -35,6 +34,9 @@ if TYPE_CHECKING:
 
 HEADER, NETWORKS, ROWS = "import.toml", "networks.csv", "latencies.csv"
 KIND = "imported"
+IMPORTER = 1
+"""Counted up whenever a file gives other rows or features than before, so that an older import is not taken for new.
+A later one than this is refused."""
 _NETWORK_COLUMNS = ("id", "group", "arch", *COLUMNS)
 _ROW_COLUMNS = ("id", *Where._fields, "latency_ms")
 
@@ -109,21 +111,11 @@ class ImportedTable:
 
 def write_folder(out: Path, harvest: Harvest, facts: Mapping[str, Any]) -> None:
     """Write an import to a folder that is not there yet; RunError where it cannot be."""
-    part = out.with_name(f".{out.name}.part")
+    texts = {NETWORKS: _networks_text(harvest), ROWS: _rows_text(harvest), "README.md": _readme(facts)}
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(part, ignore_errors=True)
-        part.mkdir()
-        write_whole(part / NETWORKS, _networks_text(harvest))
-        write_whole(part / ROWS, _rows_text(harvest))
-        write_whole(part / "README.md", _readme(facts))
-        write_whole(part / HEADER, to_toml(facts))
-        os.rename(part, out)
-        sync_folder(out.parent)
+        write_texts(out, texts | {HEADER: to_toml(facts)})
     except OSError as error:
         raise RunError(f"{out} cannot be written: {error.strerror or error}; choose another folder") from None
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
 
 
 def read_facts(path: Path) -> dict[str, Any]:
@@ -136,6 +128,7 @@ def read_facts(path: Path) -> dict[str, Any]:
         raise RunError(f"{path / HEADER} is damaged: {error}; import again") from None
     if facts.get("kind") != KIND:
         raise RunError(f"{path / HEADER} is not of an imported table; make one with `nas table import`")
+    check_schema(path / HEADER, "importer", facts.get("importer"), IMPORTER)
     return facts
 
 

@@ -10,12 +10,9 @@ from typing import Any
 
 from nas.errors import InputError, RunError
 from nas.latency.imports import aihub, hat, hwgpt, nn_meter_vit, phones_vit, timm_infer
-from nas.latency.imports.folder import HEADER, KIND, ImportedTable, read_facts, read_import, write_folder
+from nas.latency.imports.folder import HEADER, IMPORTER, KIND, ImportedTable, read_facts, read_import, write_folder
 from nas.latency.imports.rows import Harvest, Keep, keeper, parse_where
 from nas.latency.imports.source import Source, fetch
-
-IMPORTER = 1
-"""Counted up whenever a file gives other rows or features than before, so that an older import is not taken for new."""
 
 
 @dataclass(frozen=True)
