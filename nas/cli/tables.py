@@ -147,7 +147,7 @@ def check(
     from nas.latency.table_check import check_table
 
     found = check_table(path, max_age_days=max_age, anywhere=anywhere)
-    result = {"table": str(path), "target": found.target, "rows": found.rows, "holds": found.holds}
+    result: dict[str, Any] = {"table": str(path), "target": found.target, "rows": found.rows, "holds": found.holds}
     result |= {"faults": list(found.faults), "expired": list(found.expired), "notes": list(found.notes)}
     lines = [f"fault: {text}" for text in found.faults] + [f"expired: {text}" for text in found.expired]
     lines += [f"note: {text}" for text in found.notes]

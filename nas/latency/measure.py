@@ -208,7 +208,7 @@ def estimate_seconds(archs: Sequence[Subject], target: Target, *, effort: Effort
 
 def _prepare_s(subject: Subject, target: Target) -> float:
     seconds = PREPARE_S + PREPARE_S_PER_MIB * _mib(subject)
-    if isinstance(subject, Arch) and target.runtime != "torch" and as_vit(subject) is None:
+    if isinstance(subject, Arch) and target.spec.portable and as_vit(subject) is None:
         seconds += EXPORT_S_PER_OPERATOR * len(operators(subject))
     if isinstance(subject, Arch) and target.spec.operator_s:
         seconds += target.spec.operator_s * len(operators(subject))

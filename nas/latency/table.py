@@ -30,6 +30,7 @@ from nas.errors import MeasureError, RunError
 from nas.files import write_whole
 from nas.latency.measure import Measurement, anchor_arch
 from nas.latency.protocol import Say
+from nas.latency.runtimes import RUNTIMES
 from nas.latency.table_text import (
     COLUMNS,
     RowError,
@@ -282,6 +283,8 @@ def _target(header: dict[str, Any], path: Path) -> Target:
 def _identity(header: dict[str, Any]) -> dict[str, Any]:
     space, host = header.get("space", {}), header.get("host", {})
     about = {"space": space.get("name"), "digest": space.get("digest"), "processor": host.get("cpu")}
+    if (runtime := RUNTIMES.get(header.get("runtime", ""))) and runtime.gpu:
+        about["gpu"] = host.get("gpu")
     key = {name: header.get(name) for name in Target.__dataclass_fields__}
     return key | about | {"anchor": header.get("anchor")}
 
