@@ -191,3 +191,27 @@ def test_domain_margin_is_a_tenth_of_the_log_range_and_zero_stays_zero():
     inside = np.array([1.0, 0.0, 0.0, 7.0])
     assert not domain.outside(np.array([inside, inside * 1.04, [150, 5, 0, 7], [0.65, 5, 0, 7]])).any()
     assert domain.outside(np.array([[200, 5, 0, 7], [0.5, 5, 0, 7], [1, 5, 1e-9, 7], [1, 5, 0, 8]])).all()
+
+
+def test_few_scores_have_the_radius_of_students_t_and_no_less_than_the_largest():
+    """By simulation: normal errors about zero, five of them known, the sixth covered as often as asked."""
+    rng, level, held = np.random.default_rng(3), 0.9, 0
+    for _ in range(4000):
+        errors = np.abs(rng.normal(size=6))
+        known = Calibration.of(errors[:5], np.arange(5)).widened()
+        assert np.isinf(Calibration.of(errors[:5], np.arange(5)).radius(level))
+        assert known.radius(level) >= errors[:5].max()
+        held += errors[5] <= known.radius(level)
+    assert level < held / 4000 < 0.94  # the estimated centre's share, and the largest score, widen it a little
+    four = Calibration.of(errors[:4], np.arange(4)).widened()
+    assert np.isinf(four.radius(level))
+
+
+def test_a_thinned_calibration_keeps_the_radii_asked_for(rng):
+    full = Calibration.of(np.abs(rng.normal(size=200)), np.arange(200) // 2)
+    thin = full.thinned((0.5, 0.9, 0.95, 0.999))
+    assert len(thin.scores) == 3  # 100 groups know nothing of 0.999
+    for level in (0.5, 0.9, 0.95):
+        assert thin.radius(level) == full.radius(level)
+    assert thin.radius(0.7) == full.radius(0.9)
+    assert np.isinf(thin.radius(0.97))

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from nas.cost import FEATURES
 from nas.errors import RunError, SpaceError
 from nas.predict import AccuracyPredictor, LatencyPredictor, fit_accuracy, fit_latency
 from nas.predict.inputs import latency_features
@@ -69,6 +70,21 @@ def test_without_its_space_a_predictor_takes_features_and_with_another_none(save
         LatencyPredictor.load(saved, space=load_space("vit_cifar"))
     with pytest.raises(SpaceError, match="was fitted on space 'digits'"):
         LatencyPredictor.load(saved, space=load_space("digits", num_classes=7))
+
+
+def test_plain_features_are_of_any_space_and_foreign_columns_of_none(digits, tmp_path, rng):
+    X = digits.sample(40, rng)
+    F = digits.features(X)
+    plain = fit_latency(F, F @ np.linspace(1e-6, 2e-6, F.shape[1]), names=FEATURES, kinds=("sum",))
+    folder = plain.save(tmp_path / "plain")
+    for space in (digits, load_space("vit_cifar")):
+        rows = space.sample(10, rng)
+        loaded = LatencyPredictor.load(folder, space)
+        assert np.allclose(loaded.mean(rows), plain.mean(space.features(rows)))
+        assert np.allclose(loaded.mean(space.decode(rows)), plain.mean(space.features(rows)))
+    own = fit_latency(F, F.sum(axis=1), kinds=("sum",)).save(tmp_path / "own")
+    with pytest.raises(SpaceError, match="columns of its own"):
+        LatencyPredictor.load(own, digits)
 
 
 def one_line(act, match):

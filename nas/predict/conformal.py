@@ -4,13 +4,14 @@ Intervals are symmetric on the scale of the scores (log latency, logit accuracy)
 ceil((G + 1) level)-th smallest of G exchangeable scores (Vovk et al. 2005; Lei et al. 2018, arXiv:1604.04173). Rows of
 one group (the same network measured twice) are not exchangeable with others: each group weighs one (Dunn et al. 2022,
 arXiv:1809.07441, pooled). Scores of a calibration set apart are held out exactly; out-of-fold scores come from
-models of nine tenths of the rows, which errs a little to the wide side.
+models of nine tenths of the rows, which errs a little to the wide side. Where groups are too few for that, log errors
+may be taken for normal ones instead (`Calibration.widened`), which is an assumption and no guarantee.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +25,7 @@ FitPredict = Callable[[Index, Index], Array]
 
 FOLDS = 10
 MIN_GROUPS = 4
+LEAST_WIDENED = 5
 
 
 def group_ids(features: Array, groups: NDArray[np.generic] | None = None) -> Index:
@@ -58,11 +60,15 @@ def out_of_fold(fit_predict: FitPredict, folds: Index) -> Array:
 
 @dataclass(frozen=True)
 class Calibration:
-    """Scores of held-out rows, ascending (m,), the weight of groups covered up to each (m,), how many groups."""
+    """Scores of held-out rows, ascending (m,), the weight of groups covered up to each (m,), how many groups.
+
+    spread: root mean square of the scores, for levels that they are too few for; infinite where that is not wanted.
+    """
 
     scores: Array
     covered: Array
     groups: int
+    spread: float = float("inf")
 
     @classmethod
     def of(cls, scores: Array, groups: Index) -> Calibration:
@@ -76,10 +82,31 @@ class Calibration:
         """Nothing known: every radius is infinite."""
         return cls(np.empty(0), np.empty(0), 0)
 
+    def widened(self) -> Calibration:
+        """With radii for levels that the groups are too few for, from `LEAST_WIDENED` groups on: those of normal errors
+        about zero whose spread is estimated from the groups (Student's t), and no less than the largest score."""
+        if self.groups < LEAST_WIDENED:
+            return self
+        weights = np.diff(self.covered, prepend=0.0)
+        return replace(self, spread=float(np.sqrt(weights @ self.scores**2 / self.groups)))
+
+    def thinned(self, levels: Sequence[float]) -> Calibration:
+        """The radii of these levels alone; levels between two of them get the wider one."""
+        known = [(level, radius) for level in sorted(levels) if np.isfinite(radius := self.radius(level))]
+        covered = np.array([(self.groups + 1) * level for level, _ in known])
+        return Calibration(np.array([radius for _, radius in known]), covered, self.groups)
+
     def radius(self, level: float) -> float:
         """The radius that covers a new row with probability >= level; infinite where the groups are too few for it."""
         reached = int(np.searchsorted(self.covered, (self.groups + 1) * checked_level(level) - 1e-9))
-        return float(self.scores[reached]) if reached < len(self.scores) else float("inf")
+        if reached < len(self.scores):
+            return float(self.scores[reached])
+        return float("inf") if np.isinf(self.spread) else max(self._student(level), float(self.scores[-1]))
+
+    def _student(self, level: float) -> float:
+        from scipy.special import stdtrit
+
+        return self.spread * float(stdtrit(self.groups, (1 + level) / 2)) * float(np.sqrt(1 + 1 / self.groups))
 
 
 def groups_needed(level: float) -> int:

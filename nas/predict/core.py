@@ -100,6 +100,8 @@ class Core:
             "calibration_groups": np.array(self.calibration.groups),
             "domain": np.stack([self.domain.low, self.domain.high]),
         }
+        if np.isfinite(self.calibration.spread):
+            arrays["calibration_spread"] = np.array(self.calibration.spread)
         if self.linear is not None:
             arrays |= _linear_to_arrays(self.linear)
         return arrays if self.process is None else arrays | _process_to_arrays(self.process)
@@ -109,7 +111,8 @@ class Core:
         """What `to_arrays` gave; KeyError, ValueError or TypeError where it does not fit."""
         offset, level = (float(value) for value in arrays["offset_and_level"])
         scores, covered = arrays["calibration"]
-        calibration = Calibration(scores, covered, int(arrays["calibration_groups"]))
+        spread = float(arrays.get("calibration_spread", np.inf))
+        calibration = Calibration(scores, covered, int(arrays["calibration_groups"]), spread)
         low, high = arrays["domain"]
         if low.shape != (len(names),):
             raise ValueError(f"{len(names)} names for {low.shape} bounds")

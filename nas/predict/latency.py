@@ -10,6 +10,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from nas.cost import FEATURES
+from nas.errors import SpaceError
 from nas.predict import metrics
 from nas.predict.baselines import macs_x_scale, nearest
 from nas.predict.card import Card, Figures
@@ -73,11 +75,17 @@ class LatencyPredictor:
 
     @classmethod
     def load(cls, folder: str | Path, space: SearchSpace | None = None) -> LatencyPredictor:
-        """What `save` wrote; it predicts the same bits. Genotypes need `space`, refused unless it is the one fitted in.
+        """What `save` wrote; it predicts the same bits. Genotypes need `space`: the one fitted in, or any space where
+        the predictor was fitted on plain features that are those of `nas.cost`.
 
         Raises RunError where the folder is missing, damaged or of another kind, SpaceError for another space.
         """
         state = read_state(folder, KIND)
+        if space is not None and state.core.names != FEATURES:
+            raise SpaceError(
+                f"the predictor in {folder} was fitted on columns of its own, which no space has; "
+                f"give it features as floats, or fit one on {', '.join(FEATURES[:3])}, ..."
+            )
         return cls(state.core, state.origin.bound(space), state.card)
 
 

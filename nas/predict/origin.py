@@ -1,4 +1,8 @@
-"""Which space a predictor was fitted in, and the check that it is asked about the same one."""
+"""Which space a predictor was fitted in, and the check that it is asked about the same one.
+
+One fitted on plain features belongs to no space: it answers for any whose features have its columns, and its domain
+says for which networks.
+"""
 
 from __future__ import annotations
 
@@ -22,13 +26,13 @@ class Origin:
         return cls() if space is None else cls(space.name, space.digest, space)
 
     def bound(self, space: SearchSpace | None) -> Origin:
-        """With the space at hand; SpaceError unless it is the one fitted in."""
+        """With the space at hand; SpaceError unless it is the one fitted in. Plain features are of any space."""
         if space is None:
             return self
-        if self.digest != space.digest:
-            fitted = "plain features" if self.digest is None else f"space {self.name!r} ({self.digest})"
+        if self.digest not in (None, space.digest):
             raise SpaceError(
-                f"the predictor was fitted on {fitted}, not on space {space.name!r} ({space.digest}); fit one for it"
+                f"the predictor was fitted on space {self.name!r} ({self.digest}), not on space {space.name!r} "
+                f"({space.digest}); fit one for it"
             )
         return replace(self, space=space)
 
