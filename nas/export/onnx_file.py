@@ -119,16 +119,17 @@ def lower_fast(network: nn.Module, arch: Arch, batch: int) -> ModelProto:
     """As `lower`, by tracing where that is possible: a tenth of the time, and, once ONNX Runtime has optimised it, the
     same operators. For models that nobody keeps."""
     try:
-        return _traced(network, arch, batch)
+        return traced(network, (batch, arch.in_channels, arch.resolution, arch.resolution))
     except Exception:  # of many kinds; what tracing does not know, or torch no longer offers, the other exporter may
         return lower(network, arch, batch)
 
 
-def _traced(network: nn.Module, arch: Arch, batch: int) -> ModelProto:
+def traced(network: nn.Module, shape: tuple[int, ...]) -> ModelProto:
+    """A module as ONNX for `images` of that shape, batch first. Raises whatever torch's exporter does."""
     import onnx
     import torch
 
-    images = torch.zeros(batch, arch.in_channels, arch.resolution, arch.resolution)
+    images = torch.zeros(shape)
     file = io.BytesIO()
     with quiet(), torch.no_grad():
         torch.onnx.export(

@@ -151,9 +151,15 @@ class Transformer(nn.Module):
         self.mlp = Mlp(block, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = to_tokens(x)
+        return self.feed(self.attend(to_tokens(x)))
+
+    def attend(self, x: Tensor) -> Tensor:
+        """The part `attention` of the walk."""
         mixed, kept = self.attention(x)
         x = x + mixed
-        if kept is not None:
-            x = x.gather(1, kept[:, :, None].expand(-1, -1, x.shape[2]))
-        return x + self.mlp(x)
+        return x if kept is None else x.gather(1, kept[:, :, None].expand(-1, -1, x.shape[2]))
+
+    def feed(self, x: Tensor) -> Tensor:
+        """The part `mlp` of the walk."""
+        fed: Tensor = x + self.mlp(x)
+        return fed

@@ -9,6 +9,7 @@ from nas.predict.latency import LatencyPredictor, fit_latency
 from nas.predict.metrics import repeat_noise, standard_error, tau_ceiling, tau_within_level
 from nas.predict.prediction import Prediction, PredictionWarning
 from nas.predict.recalibrate import recalibrated, shifted
+from nas.predict.shipped import LatencyRange, latency_ranges
 from nas.predict.transfer import fit_transfer
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "AccuracyPredictor",
     "Card",
     "LatencyPredictor",
+    "LatencyRange",
     "Prediction",
     "PredictionWarning",
     "choose_rows",
@@ -23,6 +25,7 @@ __all__ = [
     "fit_accuracy",
     "fit_latency",
     "fit_transfer",
+    "latency_ranges",
     "recalibrated",
     "repeat_noise",
     "shifted",

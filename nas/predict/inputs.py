@@ -11,6 +11,7 @@ import numpy as np
 from nas.arch import Arch
 from nas.cost import FEATURES, features
 from nas.errors import InputError, SpaceError
+from nas.predict.parts import WITH_PARTS, PartTable
 from nas.predict.prediction import Array, checked_matrix
 from nas.space import INACTIVE, Gene, Genotypes, SearchSpace
 
@@ -18,12 +19,18 @@ Rows = Genotypes | Array | Sequence[Arch]
 """Genotypes (n, d) of whole numbers, a list of n architectures, or features (n, f) of floats."""
 
 
-def latency_features(X: Rows, space: SearchSpace | None, names: Sequence[str] | None = None) -> Array:
-    """Non-negative features (n, f). Genotypes need the space; architectures carry their sizes; floats pass through."""
+def latency_features(
+    X: Rows, space: SearchSpace | None, names: Sequence[str] | None = None, parts: PartTable | None = None
+) -> Array:
+    """Non-negative features (n, f), with a table of parts their sum behind them. Genotypes need the space;
+    architectures carry their sizes; floats pass through."""
     if _are_archs(X):
         matrix = features(list(X))
+        matrix = matrix if parts is None else np.column_stack([matrix, parts.of_archs(list(X))])
     elif _are_genotypes(X):
-        matrix = _of_space(X, space).features(X)
+        known = _of_space(X, space)
+        matrix = known.features(X)
+        matrix = matrix if parts is None else np.column_stack([matrix, parts.of_genotypes(X, known)])
     else:
         matrix = np.asarray(X, dtype=np.float64)
     matrix = checked_matrix(matrix, "features", None if names is None else len(names))
@@ -33,10 +40,10 @@ def latency_features(X: Rows, space: SearchSpace | None, names: Sequence[str] | 
     return matrix
 
 
-def latency_names(X: Rows, names: Sequence[str] | None) -> tuple[str, ...]:
+def latency_names(X: Rows, names: Sequence[str] | None, parts: PartTable | None = None) -> tuple[str, ...]:
     """Column names of `latency_features`."""
     if _are_archs(X) or _are_genotypes(X):
-        return FEATURES
+        return FEATURES if parts is None else WITH_PARTS
     return _checked_names(names, np.asarray(X).shape)
 
 

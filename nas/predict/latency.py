@@ -18,8 +18,9 @@ from nas.predict.card import Card, Figures
 from nas.predict.conformal import Index, assign_folds, check_groups, group_ids
 from nas.predict.core import Core
 from nas.predict.inputs import Rows, latency_features, latency_names, macs_of
-from nas.predict.kinds import DEFAULT, checked_kinds, fit_kind, label, with_process
+from nas.predict.kinds import DEFAULT, DEFAULT_WITH_PARTS, checked_kinds, fit_kind, label, with_process
 from nas.predict.origin import Origin
+from nas.predict.parts import WITH_PARTS, PartTable
 from nas.predict.prediction import Array, Prediction, checked_level, checked_values
 from nas.predict.scaling import Logarithm
 from nas.predict.store import State, read_state, write_state
@@ -37,6 +38,7 @@ class LatencyPredictor:
     core: Core
     origin: Origin
     card: Card
+    parts: PartTable | None = None
 
     def predict(self, X: Rows, level: float | None = None) -> Prediction:
         """Latency, ms, of genotypes (n, d), a list of n architectures, or float features (n, f): arrays of shape (n,).
@@ -58,20 +60,21 @@ class LatencyPredictor:
 
     def features(self, X: Rows) -> Array:
         """The features (n, f) that rows are judged by, in the order of `core.names`."""
-        return latency_features(X, self.origin.space, self.core.names)
+        return latency_features(X, self.origin.space, self.core.names, self.parts)
 
     def evaluate(
         self, X: Rows, latency_ms: Any, *, train: tuple[Rows, Any] | None = None, noise: float | None = None
     ) -> Card:
         """The card of n held-out rows. train: the rows fitted on, for the baselines; noise: as in `fit_latency`."""
-        before, known = measured_rows(train, self.origin.space, self.core.names)
-        rows, values = measured_rows((X, latency_ms), self.origin.space, self.core.names)
+        about = self.origin.space, self.core.names, self.parts
+        before, known = measured_rows(train, *about)
+        rows, values = measured_rows((X, latency_ms), *about)
         problem = latency_problem(self.core.names, np.vstack([before, rows]), np.concatenate([known, values]), noise)
         return evaluate_core(self.core, problem, len(before), values, self.card)
 
     def save(self, folder: str | Path) -> Path:
         """Write `predictor.json`, `arrays.npz` and `card.md` into a folder, made where it lacks; returns it."""
-        return write_state(folder, State(KIND, self.core, self.origin, self.card))
+        return write_state(folder, State(KIND, self.core, self.origin, self.card, parts=self.parts))
 
     @classmethod
     def load(cls, folder: str | Path, space: SearchSpace | None = None) -> LatencyPredictor:
@@ -81,12 +84,12 @@ class LatencyPredictor:
         Raises RunError where the folder is missing, damaged or of another kind, SpaceError for another space.
         """
         state = read_state(folder, KIND)
-        if space is not None and state.core.names != FEATURES:
+        if space is not None and state.core.names != (FEATURES if state.parts is None else WITH_PARTS):
             raise SpaceError(
                 f"the predictor in {folder} was fitted on columns of its own, which no space has; "
                 f"give it features as floats, or fit one on {', '.join(FEATURES[:3])}, ..."
             )
-        return cls(state.core, state.origin.bound(space), state.card)
+        return cls(state.core, state.origin.bound(space), state.card, state.parts)
 
 
 def fit_latency(
@@ -99,17 +102,19 @@ def fit_latency(
     calibration: tuple[Rows, Any] | None = None,
     noise: float | None = None,
     level: float = 0.9,
-    kinds: Sequence[str] = DEFAULT,
+    kinds: Sequence[str] | None = None,
+    parts: PartTable | None = None,
     made_with: Mapping[str, Any] | None = None,
     rng: np.random.Generator | None = None,
 ) -> LatencyPredictor:
     """Fit measured latencies (n,), ms, of genotypes (with `space`), architectures, or float features (n, f).
 
     Of `kinds` (`nas.predict.kinds`) the one is kept for which grouped cross-validation finds the least error; by
-    default a non-negative sum (`fit_nonnegative`), alone or times a Gaussian process on its log error. The interval
-    covers `level` of new rows drawn like those it is calibrated on: `calibration=(X, latency_ms)`, rows drawn at random
-    and apart, or else the out-of-fold errors of the rows fitted on, which are then taken for such a draw. Below 9
-    distinct networks (at level 0.9) there is no finite interval; a PredictionWarning says so.
+    default a non-negative sum (`fit_nonnegative`), alone or times a Gaussian process on its log error, and with
+    `parts`, latencies of parts that were measured alone, also a corrected sum of those. The interval covers `level` of
+    new rows drawn like those it is calibrated on: `calibration=(X, latency_ms)`, rows drawn at random and apart, or
+    else the out-of-fold errors of the rows fitted on, which are then taken for such a draw. Below 9 distinct networks
+    (at level 0.9) there is no finite interval; a PredictionWarning says so.
 
     names: of float features; columns whose name ends in `macs` are the MACs of the baseline and of the cost levels.
     groups: labels (n,) of what must not be split between folds (default: equal features). noise: sd of log latency
@@ -118,11 +123,12 @@ def fit_latency(
     is not positive and finite, with its row.
     """
     rng = np.random.default_rng(0) if rng is None else rng
-    names = latency_names(X, names)
-    features, values = measured_rows((X, latency_ms), space, names)
-    other, other_values = measured_rows(calibration, space, names)
+    names = latency_names(X, names, parts)
+    features, values = measured_rows((X, latency_ms), space, names, parts)
+    other, other_values = measured_rows(calibration, space, names, parts)
     problem = latency_problem(names, np.vstack([features, other]), np.concatenate([values, other_values]), noise)
-    kinds = checked_kinds(kinds, names)
+    usual = DEFAULT if parts is None else DEFAULT_WITH_PARTS
+    kinds = checked_kinds(usual if kinds is None else kinds, names)
 
     ids = group_ids(features, groups)
     check_groups(ids)
@@ -134,9 +140,9 @@ def fit_latency(
     trial = Trial.of(folds, len(other))
     if len(other):
         held_out = trial.run(centre_of(problem, fit))
-    card = Card(KIND, label(kinds[fits.index(fit)]), checked_level(level), made_with=dict(made_with or {}))
+    card = Card(KIND, label(kinds[fits.index(fit)], names), checked_level(level), made_with=dict(made_with or {}))
     core, card = solve(problem, fit, trial, held_out, None if len(other) else groups, card, rng)
-    return LatencyPredictor(core, Origin.of(space), card)
+    return LatencyPredictor(core, Origin.of(space), card, parts)
 
 
 def latency_figures(mean: Array, measured: Array, macs: Array | None, noise: float | None) -> Figures:
@@ -171,12 +177,15 @@ def _fit(problem: Problem, names: Sequence[str], kind: str) -> Fit:
 
 
 def measured_rows(
-    given: tuple[Rows, Any] | None, space: SearchSpace | None, names: Sequence[str]
+    given: tuple[Rows, Any] | None,
+    space: SearchSpace | None,
+    names: Sequence[str],
+    parts: PartTable | None = None,
 ) -> tuple[Array, Array]:
     """(features (n, f), latencies (n,), ms), both checked; no rows for None."""
     if given is None:
         return np.empty((0, len(names))), np.empty(0)
-    features = latency_features(given[0], space, names)
+    features = latency_features(given[0], space, names, parts)
     tiny = float(np.finfo(float).tiny)
     positive = "a positive number of milliseconds"
     return features, checked_values(given[1], len(features), "latency_ms", tiny, np.finfo(float).max, positive)

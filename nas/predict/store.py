@@ -22,6 +22,7 @@ from nas.files import write_whole
 from nas.predict.card import Card
 from nas.predict.core import Core
 from nas.predict.origin import Origin
+from nas.predict.parts import PartTable
 
 FORMAT = "paretovit predictor 1"
 HEADER, ARRAYS, CARD = "predictor.json", "arrays.npz", "card.md"
@@ -36,13 +37,15 @@ class State:
     origin: Origin
     card: Card
     facts: Mapping[str, int] = field(default_factory=dict)
+    parts: PartTable | None = None
 
 
 def write_state(folder: str | Path, state: State) -> Path:
     """Write a state into a folder, made where it lacks; returns the folder. RunError where it cannot be written."""
     folder = Path(folder)
     packed = io.BytesIO()
-    np.savez(packed, allow_pickle=False, **state.core.to_arrays())
+    parts = {} if state.parts is None else state.parts.to_arrays()
+    np.savez(packed, allow_pickle=False, **state.core.to_arrays(), **parts)
     arrays = packed.getvalue()
     header = {
         "format": FORMAT,
@@ -94,9 +97,10 @@ def read_state(folder: str | Path, kind: str, facts: Sequence[str] = ()) -> Stat
 def _unpack(folder: Path, header: dict[str, Any], packed: bytes, facts: Sequence[str]) -> State:
     try:
         with np.load(io.BytesIO(packed), allow_pickle=False) as data:
-            core = Core.from_arrays(tuple(header["names"]), dict(data.items()))
+            arrays = dict(data.items())
+        core, parts = Core.from_arrays(tuple(header["names"]), arrays), PartTable.from_arrays(arrays)
         card, origin = Card.from_dict(header["card"]), Origin.from_dict(header["origin"])
-        return State(header["kind"], core, origin, card, {name: int(header["facts"][name]) for name in facts})
+        return State(header["kind"], core, origin, card, {name: int(header["facts"][name]) for name in facts}, parts)
     except (KeyError, TypeError, ValueError, AttributeError, OSError, zipfile.BadZipFile) as error:
         raise _damaged(folder, f"{type(error).__name__}: {error}") from None
 

@@ -2,10 +2,11 @@
 
 from nas.space.layout import INACTIVE, Gene, Genotypes
 from nas.space.schema import SpaceSpec, StageSpec, outline
-from nas.space.space import SearchSpace, load_space, space_from_toml
+from nas.space.space import Figure, SearchSpace, load_space, space_from_toml
 
 __all__ = [
     "INACTIVE",
+    "Figure",
     "Gene",
     "Genotypes",
     "SearchSpace",

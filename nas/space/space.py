@@ -19,6 +19,7 @@ from nas.cost import Cost, feature_row, totals
 from nas.errors import ArchError, SpaceError
 from nas.space.constraints import read_constraints
 from nas.space.counting import Over, Paths
+from nas.space.factors import Operators
 from nas.space.layout import INACTIVE, Gate, Gene, Genotypes, Layout
 from nas.space.schema import SpaceSpec, parse_spec, read_spec, spec_data, spec_to_toml
 from nas.space.standin import StandIn
@@ -266,6 +267,11 @@ class SearchSpace:
     def features(self, X: Genotypes) -> NDArray[np.float64]:
         """Predictor features of (n, d) genotypes, shape (n, len(FEATURES)), equal to `nas.cost.features` of each."""
         return self._features.total(X)
+
+    def summed(self, measure: Callable[[Operators], NDArray[np.float64]]) -> Figure:
+        """A function from genotypes (n, d) to what `measure` of a part's operators, shape (k,), adds up to over the
+        parts of each, (n, k): every part is asked once, then looked up."""
+        return FactorTables(self._layout, measure).total
 
     @cached_property
     def _features(self) -> FactorTables:
