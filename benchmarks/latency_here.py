@@ -5,9 +5,9 @@
 
 A case is a space on a target. Three tables each, by the public protocol: networks to fit (the ends, then every gene
 uniform), others drawn at random to judge by, and these once more in later sessions: what a perfect predictor would
-still get wrong. Killed, it goes on where it stopped; after `--minutes` no further table is begun. Prints ours beside
-MACs x scale, the nearest neighbour and boosted trees, fitted on the same rows. Give it a machine that does nothing
-else.
+still get wrong; and, in runtimes that read ONNX, the parts of the space alone. Killed, it goes on where it stopped;
+after `--minutes` no further table is begun. Prints ours beside the same without parts, their raw sum, MACs x scale, the
+nearest neighbour and boosted trees, fitted on the same rows. Give it a machine that does nothing else.
 """
 
 from __future__ import annotations
@@ -24,11 +24,13 @@ import numpy as np
 import record
 
 from nas.latency import LatencyTable, TableWriter, Target, estimate_seconds, measure_archs, read_table
+from nas.latency.parts import READERS, measure_parts, read_parts
 from nas.pipeline.fitting import one_thread
 from nas.pipeline.measuring import spread
 from nas.predict import PredictionWarning, fit_latency, repeat_noise
 from nas.predict.baselines import boosting
 from nas.predict.metrics import kendall_tau, mape, within
+from nas.predict.parts import PartTable
 from nas.space import Genotypes, SearchSpace, load_space
 
 SIZES = (20, 50, 100)
@@ -92,6 +94,8 @@ def tables(case: Case, work: Path) -> Iterator[Any]:
     def table(X: Genotypes, name: str, seed: int) -> Any:
         return lambda: measure(space, target, X, folder / name, folder / "train", seed)
 
+    if target.runtime in READERS:
+        yield lambda: measure_parts(space, target, folder / "parts", rng=np.random.default_rng(4), say=print)
     yield table(fitted, "train", 1)
     yield table(held_out, "test", 2)
     yield table(held_out, "again", 3)
@@ -145,8 +149,12 @@ def judged(case: Case, work: Path) -> dict[str, Any]:
         print(f"{case.name}: nothing to judge yet ({type(error).__name__})")
         return {}
     noise = repeat_noise(once, twice)
+    parts = PartTable(*read_parts(folder / "parts")) if (folder / "parts").exists() else None
     disturbed = float(np.mean([table.rows["disturbed"].mean() for table in (train, first, again)]))
-    sizes = [at_size(case, fitted[:n], known[:n], held_out, once, noise) for n in SIZES if n <= case.train]
+    sizes = [
+        at_size(load_space(case.space), fitted[:n], known[:n], held_out, once, noise, parts)
+        for n in SIZES if n <= case.train
+    ]  # fmt: skip
     return {
         "repeat_mape": mape(twice, once), "repeat_noise_sd": noise, "disturbed_share": disturbed,
         "version": train.target.runtime_version, "sizes": sizes,
@@ -154,27 +162,41 @@ def judged(case: Case, work: Path) -> dict[str, Any]:
 
 
 def at_size(
-    case: Case, fitted: Genotypes, known: np.ndarray, held_out: Genotypes, measured: np.ndarray, noise: float
+    space: SearchSpace,
+    fitted: Genotypes,
+    known: np.ndarray,
+    held_out: Genotypes,
+    measured: np.ndarray,
+    noise: float,
+    parts: PartTable | None,
 ) -> dict[str, Any]:
-    space = load_space(case.space)
+    beside = {}
     with one_thread(), warnings.catch_warnings():
         warnings.simplefilter("ignore", PredictionWarning)
-        predictor = fit_latency(fitted, known, space=space, noise=noise, rng=np.random.default_rng(0))
+        predictor = fit_latency(fitted, known, space=space, noise=noise, parts=parts, rng=np.random.default_rng(0))
         card = predictor.evaluate(held_out, measured, train=(fitted, known), noise=noise)
+        if parts is not None:
+            without = fit_latency(fitted, known, space=space, rng=np.random.default_rng(0))
+            beside["ours, without parts"] = figures_of(without.mean(held_out), measured)
+            beside["raw table of parts"] = figures_of(parts.of_genotypes(held_out, space), measured)
     features = np.log1p(space.features(np.concatenate([fitted, held_out])))
     trees = boosting(features, np.concatenate([known, measured]))(
         np.arange(len(fitted)), np.arange(len(fitted), len(features))
     )
-    boosted = {
-        "mape": mape(trees, measured), "within_10pct": within(trees, measured),
-        "kendall_tau": kendall_tau(trees, measured),
-    }  # fmt: skip
+    beside["boosted trees"] = figures_of(trees, measured)
     figures = dict(card.figures)
     asked = max(GOALS[len(fitted)], NOISY * (figures["noise"] or 0))
     return {
         "train": len(fitted), "test": len(held_out), "model": card.model, **figures, "asked": asked,
         "held": bool((figures["mape"] or 1) <= asked),
-        "beside": {name: dict(row) for name, row in card.baselines.items()} | {"boosted_trees": boosted},
+        "beside": {name: dict(row) for name, row in card.baselines.items()} | beside,
+    }  # fmt: skip
+
+
+def figures_of(predicted: np.ndarray, measured: np.ndarray) -> dict[str, float | None]:
+    return {
+        "mape": mape(predicted, measured), "within_10pct": within(predicted, measured),
+        "kendall_tau": kendall_tau(predicted, measured),
     }  # fmt: skip
 
 
