@@ -222,8 +222,10 @@ class TestPython:
         with pytest.raises(RunError, match="keeps no weights"):
             run.network(next(i for i in run.evaluations["arch"] if i not in set(run.front["id"])))
 
-    def test_a_predictor_and_a_space_answer_for_the_run(self, journey, run):
-        predictor = nas.LatencyPredictor.load(journey.predictor, nas.load_space("digits"))
+    def test_a_predictor_and_a_space_answer_for_the_run(self, run):
+        """The predictor as the rounds of the search have left it."""
+        folder = run.path / "predictors" / TARGET.replace("/", "_")
+        predictor = nas.LatencyPredictor.load(folder, nas.load_space("digits"))
         archs = [run.arch(arch_id) for arch_id in run.front["id"]]
         guess = predictor.predict(archs, level=0.9)
         for figure in ("mean", "low", "high"):

@@ -1,0 +1,269 @@
+"""Whether a calibrated latency predictor is worth its measurements: what searches return, and what of it holds.
+
+    OMP_NUM_THREADS=1 python benchmarks/calibration_pays.py --data parquet:CIFAR10 [--cases int8] [--minutes 60]
+    python benchmarks/calibration_pays.py --report
+
+The same budgets, seeds and evaluations for each arm; arms differ by what says how long a network takes: MACs x scale,
+the raw sum of parts timed alone, or the calibrated predictor, all from the same measured networks. Each returns the
+front of what it predicts to hold. The last arm is the whole search, which measures some of what it picks and promises
+only what holds on its upper bound. Every returned network is measured in a fresh process and counted. Beside the share
+that held stand the best accuracy of what held, and of what each arm returns with the least margin for which 95 % hold.
+Give it a machine that does nothing else; killed, it goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import record
+from campaign import Row, append, loaded, rows_of
+from scipy.stats import binomtest
+
+import nas
+from nas.cost import FEATURES
+from nas.data import Split
+from nas.latency import Target, evaluate_lowered, measure_in_fresh_process, read_table
+from nas.latency.parts import measure_parts, read_parts
+from nas.pipeline.calibrating import ASSUMED_NOISE, Calibrated
+from nas.pipeline.fitting import made_with, one_thread
+from nas.pipeline.judging import LEVEL, Judge
+from nas.pipeline.measuring import spread
+from nas.pipeline.searching import plan_of
+from nas.predict import Card, LatencyPredictor, fit_accuracy, fit_latency
+from nas.predict.conformal import Calibration
+from nas.predict.core import Core, LogLinear
+from nas.predict.origin import Origin
+from nas.predict.parts import COLUMN, WITH_PARTS, PartTable
+from nas.predict.scaling import Domain
+from nas.search import pareto_front, parse_budget, search_in_rounds
+from nas.training import evaluate, load_supernet, train
+
+PATCH8 = str(Path(__file__).resolve().parent / "vit_cifar_patch8.toml")
+MEASURED, EVALUATIONS, IMAGES, MOST = 48, 120, 1500, 24
+QUANTILES, SEEDS = (0.25, 0.5, 0.75), (0, 1, 2, 3)
+ARMS = ("macs x scale", "raw table", "calibrated", "whole search")
+HELD = 0.95
+
+
+@dataclass(frozen=True)
+class Case:
+    """A space with a supernet of so many steps, on a target."""
+
+    space: str
+    target: str
+    steps: int
+
+
+CASES = {
+    "fp32": Case(PATCH8, "local/onnxruntime/fp32", 2000),
+    "int8": Case(PATCH8, "local/onnxruntime/int8", 2000),
+    "elasticvit": Case("elasticvit_cifar", "local/onnxruntime/fp32", 600),
+}
+
+
+def main() -> None:
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("--data", help="parquet:PATH of CIFAR-10")
+    options.add_argument("--cases", type=lambda text: text.split(","), default=list(CASES))
+    options.add_argument("--minutes", type=float, default=1e6, help="begin no further search after so long")
+    options.add_argument("--work", type=Path, default=Path(".bench/calibration_pays"))
+    options.add_argument("--out", type=Path, default=record.RESULTS)
+    options.add_argument("--report", action="store_true")
+    asked = options.parse_args()
+    asked.work.mkdir(parents=True, exist_ok=True)
+    ends = time.monotonic() + 60 * asked.minutes
+    for name in asked.cases if not asked.report else ():
+        bench = Bench(name, asked.data, asked.work)
+        for quantile, seed, arm in itertools.product(QUANTILES, SEEDS, ARMS):
+            if time.monotonic() < ends:
+                bench.search(arm, quantile, seed)
+    figures = {name: summary(rows_of(asked.work / f"{name}.jsonl")) for name in CASES}
+    for name, arm in ((n, a) for n, found in figures.items() for a in found):
+        print(name, arm, figures[name][arm])
+    print(record.write("calibration_pays", {"cases": figures}, asked.out))
+
+
+class Bench:
+    """One case: its supernet, its measured networks, a predictor for each arm."""
+
+    def __init__(self, name: str, data: str, work: Path) -> None:
+        self.case, self.path, self.work = CASES[name], work / f"{name}.jsonl", work / name
+        self.target = Target.parse(self.case.target)
+        self.space, self.data = nas.load_space(self.case.space), loaded(data)
+        self.supernet = work / f"{self.space.name}-supernet"
+        train(
+            self.space, self.data, self.supernet, sampler="uniform", steps=self.case.steps, batch_size=96, lr=4e-3,
+            subnets_per_step=3, precision="fp32", label_smoothing=0.1,
+        )  # fmt: skip
+        _, self.net, self.info = load_supernet(self.supernet)
+        nas.measure(self.space, self.target, MEASURED, self.work / "table")
+        measure_parts(self.space, self.target, self.work / "parts", rng=np.random.default_rng(0), say=print)
+        self.known: dict[str, float] = {row["arch"]: row["accuracy"] for row in rows_of(self.work / "accuracy.jsonl")}
+        self.predictors = dict(zip(ARMS, self._predictors(), strict=False))
+        pool = spread(self.space, 2000, np.random.default_rng(5))
+        self.limits = np.quantile(self.predictors["calibrated"].mean(pool), QUANTILES)
+
+    def _predictors(self) -> Iterator[LatencyPredictor]:
+        table = read_table(self.work / "table")
+        self.reference_ms = table.reference_ms
+        X, y = table.genotypes, table.rows["latency_ms"].to_numpy(float)
+        parts = PartTable(*read_parts(self.work / "parts"))
+        about = made_with(self.space, self.case.target, "latency_ms", self.reference_ms)
+        ratio = self.space.cost(X).macs / y
+        macs = np.array([ratio.sum() / (ratio**2).sum() * name.endswith("macs") for name in FEATURES])
+        raw = np.array([float(name == COLUMN) for name in WITH_PARTS])
+        for label, costs, known in (("MACs x scale", macs, None), ("raw sum of parts", raw, parts)):
+            yield simple(label, costs, self.space, X, y, known, about)
+        with one_thread():
+            yield fit_latency(X, y, space=self.space, parts=parts, made_with=about, rng=np.random.default_rng(0))
+
+    def search(self, arm: str, quantile: float, seed: int) -> None:
+        """Returns, verifies and records the networks of one search, once."""
+        key = f"{arm}, {quantile}, {seed}"
+        if key in {row["search"] for row in rows_of(self.path)}:
+            return
+        limit = float(self.limits[QUANTILES.index(quantile)])
+        find = self._whole if arm == ARMS[-1] else partial(self._by_prediction, self.predictors[arm])
+        started = time.perf_counter()
+        with one_thread():
+            archs, accuracies, predicted = find(limit, seed)
+        searched_s = time.perf_counter() - started
+        verified = measure_in_fresh_process(
+            archs, self.target, rng=np.random.default_rng([seed, 9]), anchor=self.space.middle,
+            reference_ms=self.reference_ms,
+        )  # fmt: skip
+        latencies = {index: found.latency_ms for index, found in verified}
+        rows = [
+            {"arch": arch.id, "accuracy": accuracies[i], "predicted_ms": predicted[i], "verified_ms": latencies[i]}
+            for i, arch in enumerate(archs)
+        ]
+        append(self.path, {"search": key, "arm": arm, "limit_ms": limit, "seconds": searched_s, "rows": rows})
+        held = sum(row["verified_ms"] <= limit for row in rows)
+        print(f"{self.path.stem}, {key}: {held} of {len(rows)} held {limit:.3g} ms, {searched_s:.0f} s", flush=True)
+
+    def _by_prediction(
+        self, predictor: LatencyPredictor, limit: float, seed: int
+    ) -> tuple[list[nas.Arch], list[float], list[float]]:
+        """The front of what is predicted to hold."""
+        key = f"latency_ms@{self.case.target}"
+        budget = parse_budget(f"latency_ms<={limit!r}@{self.case.target}")
+        calibrated = Calibrated(key, self.case.target, "latency_ms", predictor, ASSUMED_NOISE)
+        judge = Judge(self.space, (budget,), (key,), {key: calibrated})
+
+        def model(X: Any, values: Any) -> Callable[[Any], Any]:
+            accuracy = fit_accuracy(X, values[:, 0], IMAGES, space=self.space, level=LEVEL)
+            return lambda rows: judge.forecast(rows, accuracy.mean(rows))
+
+        found = search_in_rounds(self.space, self._accuracies, model, plan_of(EVALUATIONS), seed)
+        forecast = judge.forecast(found.X, found.values[:, 0])
+        holding = np.flatnonzero(forecast.violation <= 0)
+        front = holding[pareto_front(forecast.losses[holding])][:MOST]
+        return self.space.decode(found.X[front]), found.values[front, 0].tolist(), forecast.losses[front, 1].tolist()
+
+    def _whole(self, limit: float, seed: int) -> tuple[list[nas.Arch], list[float], list[float]]:
+        """What `nas search` returns, with the calibrated predictor handed in."""
+        folder = self.predictors["calibrated"].save(self.work / "predictor")
+        run = nas.search(
+            self.space, self.supernet, budgets=[f"latency_ms<={limit!r}@{self.case.target}"], predictors=[folder],
+            out=self.work / f"run-{limit:.4g}-{seed}", evaluations=EVALUATIONS, seed=seed,
+        )  # fmt: skip
+        predicted = run.front[f"latency_ms[{self.case.target}].predicted"]
+        return [run.arch(i) for i in run.front["id"]], run.front["accuracy_inherited"].tolist(), predicted.tolist()
+
+    def _accuracies(self, X: Any) -> list[list[float]]:
+        """On the first images of the search split, in the precision of the target, each network once for all arms."""
+        split = Split(self.data.search.images[:IMAGES], self.data.search.labels[:IMAGES])
+        for arch in self.space.decode(X):
+            if arch.id not in self.known:
+                if self.target.precision == "fp32":
+                    normalise = self.info.normalise
+                    found = evaluate(self.net, [arch], split, normalise=normalise, data=self.data, threads=1)[0]
+                else:
+                    network = nas.training.inherit(self.net, arch, self.data)
+                    found = evaluate_lowered(network, arch, self.target, split, self.info.normalise)
+                self.known[arch.id] = found.accuracy
+                append(self.work / "accuracy.jsonl", {"arch": arch.id, "accuracy": found.accuracy})
+        return [[self.known[arch.id]] for arch in self.space.decode(X)]
+
+
+def simple(
+    label: str, costs: np.ndarray, space: nas.SearchSpace, X: Any, y: np.ndarray, parts: PartTable | None, about: Any
+) -> LatencyPredictor:
+    """A predictor of fixed costs, whose interval is from the rows that the others are fitted on."""
+    names = FEATURES if parts is None else WITH_PARTS
+    bare = LatencyPredictor(
+        Core(names, 0.0, LogLinear(costs), None, Domain(np.zeros(len(names)), np.full(len(names), np.inf))),
+        Origin.of(space), Card("latency", label, LEVEL, made_with=about), parts,
+    )  # fmt: skip
+    features = bare.features(X)
+    scores = np.abs(np.log(y / bare.mean(X)))
+    core = Core(
+        names,
+        0.0,
+        LogLinear(costs),
+        None,
+        Domain.of_positive(features),
+        Calibration.of(scores, np.arange(len(y))),
+        LEVEL,
+    )
+    return LatencyPredictor(core, bare.origin, bare.card, parts)
+
+
+def summary(searches: list[Row]) -> dict[str, dict[str, Any]]:
+    """By arm: rows, held, the rate with its 95 % Wilson interval, accuracy of what held, and of 95 % with a margin."""
+    found = {}
+    for arm in ARMS:
+        own = [search for search in searches if search["arm"] == arm]
+        rows = [
+            row | {"limit_ms": search["limit_ms"], "search": search["search"]}
+            for search in own
+            for row in search["rows"]
+        ]
+        if rows:
+            held = sum(map(holds, rows))
+            interval = binomtest(held, len(rows)).proportion_ci(0.95, method="wilson")
+            margin = least_margin(rows)
+            kept = [row for row in rows if within(row, margin)]
+            found[arm] = {
+                "searches": len(own), "rows": len(rows), "held": held, "rate": held / len(rows),
+                "interval": [interval.low, interval.high], "accuracy": reached([r for r in rows if holds(r)], own),
+                "margin": margin, "accuracy_at_95": reached([r for r in kept if holds(r)], own),
+                "rows_at_95": len(kept), "seconds": statistics.mean(search["seconds"] for search in own),
+            }  # fmt: skip
+    return found
+
+
+def holds(row: Row) -> bool:
+    return bool(row["verified_ms"] <= row["limit_ms"])
+
+
+def within(row: Row, margin: float) -> bool:
+    return bool(row["predicted_ms"] <= (1 - margin) * row["limit_ms"])
+
+
+def least_margin(rows: list[Row]) -> float:
+    """The least of 0, 0.5 %, 1 %, ... below the limit for which 95 % of the rows predicted to hold it do."""
+    for margin in np.arange(0, 0.9, 0.005):
+        kept = [row for row in rows if within(row, margin)]
+        if kept and np.mean([holds(row) for row in kept]) >= HELD:
+            return float(margin)
+    return float("nan")
+
+
+def reached(rows: list[Row], searches: list[Row]) -> float:
+    """Mean over searches of the best accuracy; a search with none counts 0."""
+    best = [max((row["accuracy"] for row in rows if row["search"] == s["search"]), default=0.0) for s in searches]
+    return statistics.mean(best)
+
+
+if __name__ == "__main__":
+    main()
