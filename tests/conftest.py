@@ -14,6 +14,7 @@ os.environ["OPENBLAS_NUM_THREADS"] = "1"
 os.environ["MKL_NUM_THREADS"] = "1"
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 os.environ["NAS_HOME"] = tempfile.mkdtemp(prefix="nas-home-")  # nobody's own devices are seen, or written to
+os.environ["NAS_CACHE"] = tempfile.mkdtemp(prefix="nas-cache-")
 
 import numpy as np
 import pytest

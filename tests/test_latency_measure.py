@@ -27,7 +27,7 @@ from nas.latency import (
     measure_in_fresh_process,
 )
 from nas.latency.fresh import _answers
-from nas.latency.measure import _chunks
+from nas.latency.measure import chunks
 from nas.model import Network
 
 ORT = Target.parse("local/onnxruntime/fp32")
@@ -160,9 +160,9 @@ def test_an_anchor_faster_than_its_reference_is_said(rng: np.random.Generator) -
 
 
 def test_chunks_hold_few_networks_and_little_memory() -> None:
-    assert list(_chunks([vit()] * 5, 2)) == [[0, 1], [2, 3], [4]]
+    assert list(chunks([vit()] * 5, 2)) == [[0, 1], [2, 3], [4]]
     large = Arch(32, 3, 10, PatchStem(4, 8192), (Stage(8192, (TransformerBlock(64, 128, 32768),)),), PoolHead("mean"))
-    assert list(_chunks([vit(), large, vit()], 16)) == [[0], [1], [2]]
+    assert list(chunks([vit(), large, vit()], 16)) == [[0], [1], [2]]
 
 
 def test_the_estimate_grows_with_what_is_asked_for() -> None:

@@ -23,7 +23,7 @@ from nas.export import (
     export_openvino,
     timing_graph,
 )
-from nas.export.litert_file import CONVERTER, litert_bytes
+from nas.export.litert_file import CONVERTER, converter_versions, litert_bytes
 from nas.latency import RUNTIMES, Effort, Target, estimate_seconds, evaluate_artefact, measure_archs
 from nas.latency.onboard.loaders import LoadError, load
 from nas.model import Network
@@ -315,6 +315,19 @@ def test_a_converter_that_is_no_program_is_said(
     python.chmod(0o755)
     with pytest.raises(ExportError, match="no litert_torch here") as error:
         litert_bytes(network, vit())
+    assert "\n" not in str(error.value)
+
+
+def test_a_converter_says_its_versions(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Kept models are of one converter; an interpreter without any is told in a line."""
+    python = tmp_path / "python"
+    python.write_text("#!/bin/sh\necho 0.1 2.3\n")
+    python.chmod(0o755)
+    monkeypatch.setenv(CONVERTER, str(python))
+    assert converter_versions() == {"converter's litert-torch": "0.1", "converter's torch": "2.3"}
+    python.write_text("#!/bin/sh\necho Traceback >&2; echo No package metadata >&2; exit 1\n")
+    with pytest.raises(ExportError, match="No package metadata") as error:
+        converter_versions()
     assert "\n" not in str(error.value)
 
 

@@ -99,14 +99,19 @@ def demo(
 def doctor(as_json: Json = False) -> None:
     """What is installed, which targets answer, and what would disturb a measurement now."""
     from nas.latency import disturbances, host_facts, local_targets
+    from nas.latency.runtimes.kept import cache_state
 
-    host = host_facts()
+    host, cache = host_facts(), cache_state()
     targets, warnings = [str(target) for target in local_targets()], disturbances()
     lines = [f"{name} {version or 'not installed'}" for name, version in host["versions"].items()]
     text = f"{host['cpu']}, {host['usable_cores']} usable cores, Python {host['python']}\n" + "\n".join(lines)
     text += "\ntargets: " + ", ".join(targets)
     text += "\n" + ("\n".join(f"warning: {line}" for line in warnings) or "nothing disturbs a measurement")
-    emit(as_json, {"versions": host["versions"], "targets": targets, "warnings": warnings, "host": host}, text)
+    said = f"{cache.models} lowered networks, {cache.mib:.0f} of {cache.limit_mib:.0f} MiB"
+    text += f"\ncache: {cache.folder}, {said}" if cache.folder else "\ncache: off, networks are lowered each time"
+    kept = {"folder": str(cache.folder) if cache.folder else None, "models": cache.models, "mib": round(cache.mib, 1)}
+    result = {"versions": host["versions"], "targets": targets, "warnings": warnings, "host": host}
+    emit(as_json, result | {"cache": kept | {"limit_mib": cache.limit_mib}}, text)
 
 
 @space_app.command("list", epilog=example("nas space list"))

@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 CONVERTER = "NAS_LITERT_PYTHON"
 """The environment variable that names the interpreter of the converter."""
 _PACKAGE = Path(__file__).parents[1]
-_LIMIT_S = 900.0
+_LIMIT_S, _ANSWER_S = 900.0, 60.0
+_CONVERTS = ("litert-torch", "torch")
 
 
 def export_litert(
@@ -73,6 +74,23 @@ def litert_bytes(network: nn.Module, arch: Arch, *, batch: int = 1) -> bytes:
         if done.returncode or not made.exists():
             raise ExportError(f"{arch.id} could not be converted to LiteRT by {python}: {last_line(done.stderr)}")
         return made.read_bytes()
+
+
+def converter_versions() -> dict[str, str]:
+    """Versions of what converts, from the interpreter that NAS_LITERT_PYTHON names. Raises as `litert_bytes` does."""
+    python = _converter()
+    script = "import importlib.metadata as m, sys; print(*(m.version(name) for name in sys.argv[1:]))"
+    command = [python, "-P", "-c", script, *_CONVERTS]
+    environment = {**os.environ, "PYTHONPATH": ""}  # of its own packages alone
+    try:
+        done = subprocess.run(
+            command, env=environment, capture_output=True, text=True, errors="replace", timeout=_ANSWER_S
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise ExportError(f"{python} does not say its version of {_CONVERTS[0]}: {error}") from None
+    if done.returncode or len(found := done.stdout.split()) != len(_CONVERTS):
+        raise ExportError(f"{python} does not say its version of {_CONVERTS[0]}: {last_line(done.stderr)}")
+    return {f"converter's {name}": version for name, version in zip(_CONVERTS, found, strict=True)}
 
 
 def ask_litert(data: bytes) -> Ask:

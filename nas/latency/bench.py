@@ -5,16 +5,29 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 
-from nas.latency.onboard.rounds import Run
+from nas.latency.onboard.rounds import MIN_TIMING_S, Run
 from nas.latency.protocol import Accept, Clock, Effort, Say, Session, measure_rounds
 from nas.latency.runtimes import Subject
 from nas.latency.target import LOCAL, Target
 
 WAKE_S = 0.3  # of runs before a session on a GPU: while networks were made ready it idled, and its clocks fell
+
+
+@dataclass(frozen=True)
+class Pace:
+    """What measuring on a device takes beside the runs themselves, in seconds. session_s: each session; visit_s: each
+    network in each round, where that is a process of its own; mib_s: sending a MiB of a model; timing_s: the least that
+    a timing lasts."""
+
+    session_s: float = 0.0
+    visit_s: float = 0.0
+    mib_s: float = 0.0
+    timing_s: float = MIN_TIMING_S
 
 
 class Bench(Protocol):

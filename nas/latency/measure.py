@@ -22,11 +22,9 @@ from typing import Any
 import numpy as np
 
 from nas.arch import Arch, PatchStem, PoolHead, Stage, TransformerBlock
-from nas.cost import cost, operators
+from nas.cost import cost
 from nas.errors import MeasureError, NasError
-from nas.export.vit_graph import as_vit
 from nas.latency.bench import Bench, open_bench
-from nas.latency.onboard.rounds import MIN_TIMING_S
 from nas.latency.protocol import ADAPTIVE, MAX_DRIFT, Clock, Effort, Samples, Say, Session
 from nas.latency.runtimes import Subject
 from nas.latency.target import Target
@@ -34,9 +32,6 @@ from nas.latency.target import Target
 MAX_SLOWER = 0.05  # of the anchor than its reference: what slows it by x slows other networks by half of x to all of it
 CHUNK = 16  # networks measured together, and
 CHUNK_MIB = 1024  # weights and activations they may have together; a runtime keeps about twice that
-PREPARE_S = 0.05  # per network, beside
-PREPARE_S_PER_MIB = 0.004  # drawing random weights and optimising the graph
-EXPORT_S_PER_OPERATOR = 0.004  # where the network is no plain ViT, whose graph is written (2 to 8 ms, eight spaces)
 
 
 def anchor_arch() -> Arch:
@@ -141,7 +136,7 @@ def _sessions(
     waiting = rng.permutation(len(archs)).tolist()
     progress(0, len(archs))
     while waiting:
-        chosen = [waiting[place] for place in next(_chunks([archs[i] for i in waiting], chunk))]
+        chosen = [waiting[place] for place in next(chunks([archs[i] for i in waiting], chunk))]
         del waiting[: len(chosen)]
         session = bench.session(
             [archs[i] for i in chosen],
@@ -194,27 +189,6 @@ def _tell_loose(session: Session, effort: Effort, say: Say) -> None:
         )
 
 
-def estimate_seconds(archs: Sequence[Subject], target: Target, *, effort: Effort | None = None) -> float:
-    """About how long `measure_archs` takes undisturbed, from a few runs of the anchor (0.1 s) and the MACs."""
-    effort = effort or ADAPTIVE
-    timings = effort.rounds * (effort.warmup + effort.timed)
-    second_per_mac = 1e-3 * glance(target).min_ms / cost(anchor_arch()).macs
-    total = 0.0
-    for arch in archs:
-        macs = cost(arch).macs if isinstance(arch, Arch) else cost(anchor_arch()).macs
-        total += timings * max(MIN_TIMING_S, macs * second_per_mac) + _prepare_s(arch, target)
-    return total
-
-
-def _prepare_s(subject: Subject, target: Target) -> float:
-    seconds = PREPARE_S + PREPARE_S_PER_MIB * _mib(subject)
-    if isinstance(subject, Arch) and target.spec.portable and as_vit(subject) is None:
-        seconds += EXPORT_S_PER_OPERATOR * len(operators(subject))
-    if isinstance(subject, Arch) and target.spec.operator_s:
-        seconds += target.spec.operator_s * len(operators(subject))
-    return seconds
-
-
 def probe(target: Target) -> str | None:
     """Runs the anchor once: what keeps a target from answering, or None where it does."""
     try:
@@ -264,12 +238,12 @@ def _measurement(
     )
 
 
-def _chunks(subjects: Sequence[Subject], limit: int) -> Iterator[list[int]]:
+def chunks(subjects: Sequence[Subject], limit: int) -> Iterator[list[int]]:
     """Positions in runs of at most `limit` that fit in `CHUNK_MIB` together; one that is larger goes alone."""
     chunk: list[int] = []
     held = 0.0
     for i, subject in enumerate(subjects):
-        size = _mib(subject)
+        size = mib(subject)
         if chunk and (len(chunk) >= limit or held + size > CHUNK_MIB):
             yield chunk
             chunk, held = [], 0.0
@@ -279,7 +253,8 @@ def _chunks(subjects: Sequence[Subject], limit: int) -> Iterator[list[int]]:
         yield chunk
 
 
-def _mib(subject: Subject) -> float:
+def mib(subject: Subject) -> float:
+    """Weights and activations of an architecture, or the size of a file, MiB. `MeasureError` where it is not there."""
     if isinstance(subject, Arch):
         return float(cost(subject).memory_mib)
     try:

@@ -140,14 +140,15 @@ def measure_rows(run: RunDir, space: SearchSpace, target: str, sitting: Sitting,
     if not missing:
         return
     subjects, expected = [archs[i] for i in missing], sitting.expected()
-    seconds = estimate_seconds(subjects, parsed)
+    reference_ms = reference_of(known, target) or sitting.reference_ms(space)
+    seconds = estimate_seconds(subjects, parsed, anchor=space.middle, reference_ms=reference_ms)
     listener.say(f"measuring {len(subjects)} networks on {target} to {phase}: about {seconds:.0f} s")
     for place, measurement in measure_archs(
         subjects,
         parsed,
         rng=np.random.default_rng([len(run.measurements()), sitting.repeat]),
         anchor=space.middle,
-        reference_ms=reference_of(known, target) or sitting.reference_ms(space),
+        reference_ms=reference_ms,
         progress=lambda done, total: listener.progress(f"measure ({phase})", done, total),
         say=listener.say,
     ):

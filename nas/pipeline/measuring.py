@@ -66,7 +66,9 @@ def measure_missing(
     missing = [i for i, arch in enumerate(archs) if arch.id not in writer.measured]
     started, drift, disturbed = time.perf_counter(), 0.0, 0
     if missing:
-        seconds = estimate_seconds([archs[i] for i in missing], target, effort=effort)
+        seconds = estimate_seconds(
+            [archs[i] for i in missing], target, anchor=space.middle, effort=effort, reference_ms=writer.reference_ms
+        )
         listener.say(
             f"measuring {len(missing)} of {len(archs)} networks on {target}: about {seconds:.0f} s undisturbed"
         )

@@ -60,7 +60,8 @@ def _verify_on(target: str, archs: list[Arch], space: SearchSpace, writer: RunDi
     if not missing:
         return
     parsed = Target.parse(target)
-    seconds = estimate_seconds(missing, parsed)
+    reference_ms = reference_of(known, target)
+    seconds = estimate_seconds(missing, parsed, anchor=space.middle, reference_ms=reference_ms)
     listener.say(f"verifying {len(missing)} rows on {target} in a fresh process: about {seconds:.0f} s")
     listener.progress("verify", 0, len(missing))
     measured = measure_in_fresh_process(
@@ -68,7 +69,7 @@ def _verify_on(target: str, archs: list[Arch], space: SearchSpace, writer: RunDi
         parsed,
         rng=np.random.default_rng(len(writer.measurements())),
         anchor=space.middle,
-        reference_ms=reference_of(known, target),
+        reference_ms=reference_ms,
         say=listener.say,
     )
     for done, (index, measurement) in enumerate(measured, start=1):

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from nas.errors import TargetError
-from nas.latency.bench import Bench
+from nas.latency.bench import Bench, Pace
 from nas.latency.devices.remembered import facts_from_table, facts_to_table
 from nas.latency.devices.remote import Channel
 from nas.latency.protocol import Say
@@ -21,6 +21,11 @@ class OfflineDevice:
 
     name: str
     facts: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def pace(self) -> Pace:
+        """See `Device`."""
+        return Pace()
 
     def look(self) -> dict[str, Any]:
         """See `Device`."""

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from nas.errors import MeasureError, TargetError
-from nas.latency.bench import Bench
+from nas.latency.bench import Bench, Pace
 from nas.latency.devices.adb import Adb, Said, choose, connected
 from nas.latency.devices.phone_facts import STATE, phone_facts, warnings
 from nas.latency.devices.phone_runner import PhoneRunner
@@ -37,6 +37,8 @@ from nas.latency.target import Target
 FOLDER = "/data/local/tmp/paretovit"  # the one place where adb's shell may both write and execute
 WARM_S = 0.3  # clocks of a phone that slept take this long to rise
 MOST_WARM = 500
+# Roughly, for estimates alone: what a session asks of the phone before it times, a process there, and a MiB over USB.
+CONNECT_S, LAUNCH_S, SEND_S_PER_MIB = 3.0, 0.3, 0.04
 HOT_S, HOT_STEP_S = 300.0, 10.0  # the longest wait for a phone that says heat slows it, and the time between questions
 _MASK = re.compile(r"[0-9a-fA-F]{1,16}")
 _FACTS = (*MACHINE, "fingerprint", "abis", *STATE)
@@ -61,6 +63,12 @@ class AdbDevice:
             raise TargetError(f"cores {self.cores!r} are not understood, expected a mask in hexadecimal, such as f0")
         if unknown := self.runners.keys() - TOOLS.keys():
             raise TargetError(f"no runner for {unknown.pop()!r} is known, expected one of {', '.join(TOOLS)}")
+
+    @property
+    def pace(self) -> Pace:
+        """See `Device`."""
+        warm = LAUNCH_S + WARM_S
+        return Pace(self.cooldown_s + CONNECT_S, warm, SEND_S_PER_MIB, timing_s=0.0)
 
     def look(self) -> dict[str, Any]:
         """See `Device`. Also refuses runners of another ABI than the phone's."""

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from nas.errors import TargetError
 from nas.files import write_whole
-from nas.latency.bench import Bench
+from nas.latency.bench import Bench, Pace
 from nas.latency.devices.remote import Channel
 from nas.latency.protocol import Say
 from nas.latency.runtimes import Subject
@@ -31,6 +31,8 @@ class Device(Protocol):
     def name(self) -> str: ...
     @property
     def facts(self) -> dict[str, Any]: ...
+    @property
+    def pace(self) -> Pace: ...
 
     def look(self) -> dict[str, Any]:
         """What it says of itself now. `MeasureError` where it does not answer."""

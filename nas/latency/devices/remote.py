@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -49,7 +50,7 @@ class RemoteBench:
     ) -> Session:
         """See `Bench`."""
         target = self.target
-        files = [model_file(subject, target) for subject in (*subjects, self.anchor)]
+        files = [*(model_file(subject, target) for subject in subjects), self._anchor_file]
         job = {
             "do": "time", "runtime": target.runtime, "precision": target.precision, "threads": target.threads,
             "batch": target.batch, "effort": asdict(effort), "seed": int(rng.integers(2**31)),
@@ -64,6 +65,11 @@ class RemoteBench:
                 self.say(f"{error}; trying again in {wait:.0f} s")
                 self.sleep(wait)
         raise AssertionError("the last try returns or raises")
+
+    @cached_property
+    def _anchor_file(self) -> tuple[str, bytes]:
+        """The same in every session, and slow to lower for some runtimes."""
+        return model_file(self.anchor, self.target)
 
     def _samples(self, job: Mapping[str, Any], files: Files) -> list[Samples]:
         found: list[Samples] = []

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from nas.errors import MeasureError, NasError, TargetError
-from nas.latency.bench import Bench
+from nas.latency.bench import Bench, Pace
 from nas.latency.devices.pipe import (
     SILENCE_S,
     EndedError,
@@ -36,6 +36,8 @@ from nas.latency.target import Target
 
 _OPTIONS = ("BatchMode=yes", "ConnectTimeout=15", "ServerAliveInterval=5", "ServerAliveCountMax=6")
 _HOST = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@:%+-]*")
+CONNECT_S = 3.0  # a connection, an interpreter, its runtime; and
+SEND_S_PER_MIB = 0.1  # over a network without wires, both roughly: they go into estimates alone
 _NO_RUNNER, _NO_COMMAND, _SSH_FAILED = 99, 127, 255
 
 
@@ -53,6 +55,11 @@ class SshDevice:
     def __post_init__(self) -> None:
         if not _HOST.fullmatch(self.host):
             raise TargetError(f"ssh host {self.host!r} is not understood, expected HOST or USER@HOST")
+
+    @property
+    def pace(self) -> Pace:
+        """See `Device`."""
+        return Pace(session_s=CONNECT_S, mib_s=SEND_S_PER_MIB)
 
     def look(self) -> dict[str, Any]:
         """See `Device`."""

@@ -2,7 +2,8 @@
 
 A runtime is a `Runtime` value: what it is called, which package it needs, what it can do, and a module that either
 lowers a subject to a model (`lower(subject, target) -> Model`), which `nas.latency.onboard` then loads here or on
-another device, or, where there is no such model, prepares it in this process (`prepare(subject, target) -> Run`).
+another device, or, where there is no such model, prepares it in this process (`prepare(subject, target) -> Run`). Where
+lowering is slow the module also has `made_with() -> dict[str, str]`, versions of all that lowers, and models are kept.
 """
 
 from __future__ import annotations
@@ -66,7 +67,12 @@ class Runtime:
         """The model of a portable runtime: a path or its content. What lowers it is imported here and not before.
         `MeasureError` where it cannot be lowered, `InputError` where what lowers it is not installed."""
         try:
-            return cast("Model", import_module(self.module).lower(subject, target))
+            module = import_module(self.module)
+            if self.operator_s and isinstance(subject, Arch):
+                from nas.latency.runtimes.kept import kept
+
+                return kept(self, subject, target, lambda: cast("Model", module.lower(subject, target)))
+            return cast("Model", module.lower(subject, target))
         except ExportError as error:
             raise MeasureError(str(error)) from error
 

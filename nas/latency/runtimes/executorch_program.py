@@ -14,6 +14,16 @@ if TYPE_CHECKING:
     from nas.latency.target import Target
 
 
+def made_with() -> dict[str, str]:
+    """What lowers, in its version. `InputError` where it is not installed."""
+    from importlib.metadata import version
+
+    from nas.export.optional import needed
+
+    needed("executorch", "executorch")
+    return {"executorch": version("executorch")}
+
+
 def lower(subject: Subject, target: Target) -> Model:
     """The program of an architecture, which takes half a minute, or the exported file."""
     from nas.export.executorch_file import executorch_bytes

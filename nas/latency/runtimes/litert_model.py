@@ -14,6 +14,13 @@ if TYPE_CHECKING:
     from nas.latency.target import Target
 
 
+def made_with() -> dict[str, str]:
+    """What converts, in its version. `InputError` where no converter is named."""
+    from nas.export.litert_file import converter_versions
+
+    return converter_versions()
+
+
 def lower(subject: Subject, target: Target) -> Model:
     """The model of an architecture, by a converter in an environment of its own, or the exported file."""
     from nas.export.litert_file import litert_bytes
