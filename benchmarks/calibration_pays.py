@@ -146,7 +146,8 @@ class Bench:
             {"arch": arch.id, "accuracy": accuracies[i], "predicted_ms": predicted[i], "verified_ms": latencies[i]}
             for i, arch in enumerate(archs)
         ]
-        append(self.path, {"search": key, "arm": arm, "limit_ms": limit, "seconds": searched_s, "rows": rows})
+        picked = self._picked(limit, seed) if arm == ARMS[-1] else {}
+        append(self.path, {"search": key, "arm": arm, "limit_ms": limit, "seconds": searched_s, "rows": rows, **picked})
         held = sum(row["verified_ms"] <= limit for row in rows)
         print(f"{self.path.stem}, {key}: {held} of {len(rows)} held {limit:.3g} ms, {searched_s:.0f} s", flush=True)
 
@@ -174,10 +175,20 @@ class Bench:
         folder = self.predictors["calibrated"].save(self.work / "predictor")
         run = nas.search(
             self.space, self.supernet, budgets=[f"latency_ms<={limit!r}@{self.case.target}"], predictors=[folder],
-            out=self.work / f"run-{limit:.4g}-{seed}", evaluations=EVALUATIONS, seed=seed,
+            out=self.folder(limit, seed), evaluations=EVALUATIONS, seed=seed,
         )  # fmt: skip
         predicted = run.front[f"latency_ms[{self.case.target}].predicted"]
         return [run.arch(i) for i in run.front["id"]], run.front["accuracy_inherited"].tolist(), predicted.tolist()
+
+    def _picked(self, limit: float, seed: int) -> Row:
+        """Of the rows that each round picked: log(measured / predicted before), and the radius for rows at random."""
+        rounds = nas.load_run(self.folder(limit, seed)).rounds.to_dict("records")
+        errors = [row["latency_log_errors"] for row in rounds if isinstance(row.get("latency_log_errors"), dict)]
+        radius = self.predictors["calibrated"].core.calibration.radius(LEVEL)
+        return {"picked_errors": [one for by_key in errors for one in by_key.values()], "radius": radius}
+
+    def folder(self, limit: float, seed: int) -> Path:
+        return self.work / f"run-{limit:.4g}-{seed}"
 
     def _accuracies(self, X: Any) -> list[list[float]]:
         """On the first images of the search split, in the precision of the target, each network once for all arms."""
@@ -237,9 +248,27 @@ def summary(searches: list[Row]) -> dict[str, dict[str, Any]]:
                 "searches": len(own), "rows": len(rows), "held": held, "rate": held / len(rows),
                 "interval": [interval.low, interval.high], "accuracy": reached([r for r in rows if holds(r)], own),
                 "margin": margin, "accuracy_at_95": reached([r for r in kept if holds(r)], own),
-                "rows_at_95": len(kept), "seconds": statistics.mean(search["seconds"] for search in own),
+                "rows_at_95": len(kept),
+                "coverage": coverage_of_picked(own) if "picked_errors" in own[0] else None, "seconds": statistics.mean(search["seconds"] for search in own),
             }  # fmt: skip
     return found
+
+
+def coverage_of_picked(searches: list[Row]) -> dict[str, float]:
+    """The share of picked rows within the interval for rows at random, and within the one that picked rows of earlier
+    rounds ask for."""
+    plain: list[bool] = []
+    mended: list[bool] = []
+    for search in searches:
+        seen: list[float] = []
+        for errors in search["picked_errors"]:
+            scores = np.array(seen)
+            radius = Calibration.of(scores, np.arange(len(seen))).widened().radius(LEVEL)
+            wider = max(search["radius"], radius) if np.isfinite(radius) else search["radius"]
+            plain += [abs(error) <= search["radius"] for error in errors]
+            mended += [abs(error) <= wider for error in errors]
+            seen += [abs(error) for error in errors]
+    return {"picked": len(plain), "plain": float(np.mean(plain)), "recalibrated": float(np.mean(mended))}
 
 
 def holds(row: Row) -> bool:
