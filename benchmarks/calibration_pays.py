@@ -249,7 +249,8 @@ def summary(searches: list[Row]) -> dict[str, dict[str, Any]]:
                 "interval": [interval.low, interval.high], "accuracy": reached([r for r in rows if holds(r)], own),
                 "margin": margin, "accuracy_at_95": reached([r for r in kept if holds(r)], own),
                 "rows_at_95": len(kept),
-                "coverage": coverage_of_picked(own) if "picked_errors" in own[0] else None, "seconds": statistics.mean(search["seconds"] for search in own),
+                "coverage": coverage_of_picked(own) if "picked_errors" in own[0] else None,
+                "seconds": statistics.mean(search["seconds"] for search in own),
             }  # fmt: skip
     return found
 
