@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -131,9 +132,11 @@ def space_list(as_json: Json = False) -> None:
 def space_show(space: SpaceName, num_classes: Classes = None, as_json: Json = False) -> None:
     """One space: its size, its genes, and the costs it reaches."""
     from nas.cost import cost
+    from nas.predict import latency_ranges
     from nas.space import load_space, outline
 
     loaded = load_space(space, num_classes)
+    latency = latency_ranges(loaded)
     low, high = cost(loaded.smallest), cost(loaded.largest)
     genes = [{"name": gene.name, "choices": list(gene.choices)} for gene in loaded.genes]
     result = {
@@ -143,9 +146,15 @@ def space_show(space: SpaceName, num_classes: Classes = None, as_json: Json = Fa
         "macs": {"min": low.macs, "max": high.macs},
         "params": {"min": low.params, "max": high.params},
         "memory_mib": {"min": low.memory_mib, "max": high.memory_mib},
+        "latency_ms": {target: asdict(found) for target, found in latency.items()},
     }
     lines = [f"{gene['name']}: {' '.join(f'{choice:g}' for choice in gene['choices'])}" for gene in genes]
     lines += [f"constraint: {text}" for text in loaded.spec.constraints]
+    lines += [
+        f"{found.min:.3g} to {found.max:.3g} ms on {target}, predicted, "
+        f"{'with' if found.interval else 'without'} an interval"
+        for target, found in latency.items()
+    ]
     text = (
         f"{loaded.name}: {loaded.spec.about}\n{loaded.size} architectures, {len(genes)} genes\n{outline(loaded.spec)}\n"
         f"{low.macs / 1e6:.4g} to {high.macs / 1e6:.4g} MMACs, {low.params / 1e6:.3g} to {high.params / 1e6:.3g} M "
@@ -223,12 +232,18 @@ def measure(
 def fit_latency(
     table_path: Annotated[Path, typer.Argument(metavar="TABLE", help="A folder of `nas measure`.")],
     out: Out,
+    source: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--from", help="Start from this predictor, a folder or one that ships: 5 networks do. Repeatable."
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Fit a latency predictor to a table; its card is printed."""
     from nas.pipeline import fit_latency_table
 
-    card = fit_latency_table(table_path, out).card
+    card = fit_latency_table(table_path, out, sources=source or []).card
     emit(as_json, card.to_dict() | {"out": str(out)}, card.to_markdown())
 
 
@@ -252,7 +267,8 @@ def search(
     out: Out,
     budget: Budgets = None,
     predictor: Annotated[
-        list[Path] | None, typer.Option("--predictor", help="A folder of `nas fit latency`; without, measures first.")
+        list[Path] | None,
+        typer.Option("--predictor", help="A folder of `nas fit latency`, or one that ships; without, measures."),
     ] = None,
     searcher: Annotated[str, typer.Option("--searcher", help="default, nsga2 or random.")] = "default",
     evaluations: Evaluations = 200,
@@ -273,7 +289,7 @@ def search(
             space, supernet, budgets=budget or [], out=out, predictors=predictor or [], searcher=searcher,
             evaluations=evaluations, refine=refine, precision=precision, seed=seed, ray=ray, listener=console,
         )  # fmt: skip
-    onward = "verify" if any(budget.target for budget in run.budgets) else "report"
+    onward = "verify" if any(budget.target for budget in run.measured_budgets) else "report"
     text = f"{front_table(run)}\n\nnext: nas {onward} {run.path}"
     emit(as_json, search_json(run, time.perf_counter() - started), text)
 

@@ -53,7 +53,7 @@ def rows_table(rows: list[dict[str, Any]]) -> str:
                 _percent(accuracy["test"]),
                 f"{row['macs'] / 1e6:.3g}",
                 f"{row['params'] / 1e6:.3g}",
-                *(_ms(figures["measured"]) for figures in latency),
+                *(_measured(figures) for figures in latency),
                 *(_ms(figures["verified"]) for figures in latency),
             ]
         )
@@ -71,6 +71,12 @@ def rate_text(rate: Any) -> str:
 
 def _percent(share: float | None) -> str:
     return "-" if share is None else f"{100 * share:.2f} %"
+
+
+def _measured(figures: dict[str, Any]) -> str:
+    if figures["measured"] is None and figures["predicted"] is not None:
+        return f"{_ms(figures['predicted'])} predicted, not measured"
+    return _ms(figures["measured"])
 
 
 def _ms(value: float | None) -> str:

@@ -12,10 +12,11 @@ from typing import Any
 import torch
 
 from nas.errors import RunError
-from nas.pipeline.calibrating import check_targets, latency_ends, latency_keys
+from nas.pipeline.calibrating import latency_ends, latency_keys
 from nas.pipeline.judging import Judge
 from nas.pipeline.listener import SILENT, Listener
 from nas.pipeline.precision import judging_target
+from nas.pipeline.predicted import check_targets
 from nas.pipeline.running import Run
 from nas.pipeline.searching import EVALUATIONS, search
 from nas.pipeline.starting import START, Request, prepare

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ from nas.latency import Measurement, Target, estimate_seconds, host_facts, measu
 from nas.pipeline.fitting import made_with
 from nas.pipeline.listener import Listener
 from nas.pipeline.measuring import spread
+from nas.pipeline.predicted import measurable, serving
 from nas.predict import LatencyPredictor, fit_latency, repeat_noise
 from nas.runs import RunDir
 from nas.runs.journal import Row
@@ -31,7 +31,8 @@ ASSUMED_NOISE = 0.03  # sd of log latency where nobody measured it: what interle
 @dataclass(frozen=True)
 class Calibrated:
     """What is known of one metric of one target: a predictor, and the sd of log latency between repeated sessions.
-    handed: the predictor as it was handed in, None where it is fitted on what the run measures."""
+    handed: the predictor as it was handed in, None where it is fitted on what the run measures. measurable: whether
+    networks can be measured on the target from here, or are predicted only."""
 
     budget_key: str
     target: str
@@ -39,6 +40,7 @@ class Calibrated:
     predictor: LatencyPredictor
     noise: float
     handed: LatencyPredictor | None = None
+    measurable: bool = True
 
     def save(self, run: RunDir) -> None:
         """Into the folder `predictors` of a run."""
@@ -53,12 +55,6 @@ def latency_keys(budgets: Iterable[Budget]) -> list[tuple[str, str]]:
     return list(dict.fromkeys([*plain, *limited]))
 
 
-def check_targets(keys: Iterable[tuple[str, str]]) -> None:
-    """Refuse targets that are not to be had here; TargetError."""
-    for target in dict.fromkeys(target for _, target in keys):
-        Target.parse(target).check()
-
-
 def latency_ends(
     space: SearchSpace, keys: Sequence[tuple[str, str]], given: Sequence[LatencyPredictor], listener: Listener
 ) -> dict[str, tuple[float, float]]:
@@ -68,7 +64,7 @@ def latency_ends(
     measured: dict[str, list[Measurement]] = {}
     corners = [space.smallest, space.largest]
     for metric, target in keys:
-        predictor = _serving(given, metric, target)
+        predictor = serving(given, metric, target)
         if predictor is None and target not in measured:
             listener.say(f"measuring the smallest and the largest network on {target}, to see what can be asked of it")
             found = dict(measure_archs(corners, Target.parse(target), rng=np.random.default_rng(0), say=listener.say))
@@ -89,7 +85,7 @@ def calibrate(
     """For each (metric, target) what is known of it, by budget key; measures where no given predictor serves."""
     found: dict[str, Calibrated] = {}
     for metric, target in keys:
-        handed = predictor = _serving(given, metric, target)
+        handed = predictor = serving(given, metric, target)
         if predictor is None:
             for sitting in _calibration(space, seed):
                 measure_rows(run, space, target, sitting, listener)
@@ -99,7 +95,7 @@ def calibrate(
         figure = predictor.card.figures.get("noise")
         noise = ASSUMED_NOISE if figure is None else figure / np.sqrt(2 / np.pi)  # the card gives the mean, not the sd
         key = f"{metric}@{target}"
-        found[key] = Calibrated(key, target, metric, predictor, float(noise), handed)
+        found[key] = Calibrated(key, target, metric, predictor, float(noise), handed, measurable(target))
         found[key].save(run)
     return found
 
@@ -206,15 +202,6 @@ def _fit(run: RunDir, space: SearchSpace, metric: str, target: str) -> LatencyPr
     return fit_rows(first, space, metric, noise, made_with(space, target, metric, reference_of(first, target)))
 
 
-def _serving(given: Sequence[LatencyPredictor], metric: str, target: str) -> LatencyPredictor | None:
-    """The first predictor that was fitted on that metric of that target."""
-
-    def serves(made: Mapping[str, Any]) -> bool:
-        return made.get("target") == target and made.get("metric", "latency_ms") == metric
-
-    return next((predictor for predictor in given if serves(predictor.card.made_with)), None)
-
-
 def _warn_if_elsewhere(predictor: LatencyPredictor, target: str, listener: Listener) -> None:
     made, host = predictor.card.made_with, host_facts()
     now = {"cpu": host["cpu"]} | host["versions"]
@@ -223,8 +210,3 @@ def _warn_if_elsewhere(predictor: LatencyPredictor, target: str, listener: Liste
         listener.say(
             f"the predictor of {target} was calibrated elsewhere: {'; '.join(changed)}; measure anew if it matters"
         )
-
-
-def load_predictors(folders: Sequence[str | Path], space: SearchSpace) -> list[LatencyPredictor]:
-    """The latency predictors saved in folders, for genotypes of `space`."""
-    return [LatencyPredictor.load(folder, space) for folder in folders]

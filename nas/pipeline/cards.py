@@ -41,6 +41,9 @@ def card(arch: Arch, row: Mapping[str, Any], inputs: Mapping[str, Any], side: in
         for name, said in (("measured", "measured to select"), ("verified", "measured again in a fresh process")):
             if figures[name] is not None:
                 lines.append(f"- {figures[name]:.4g} ms on {target}, {said}")
+        if figures["measured"] is None and figures["predicted"] is not None:
+            high = f", at most {figures['high']:.4g} at the upper end of its interval" if figures["high"] else ""
+            lines.append(f"- {figures['predicted']:.4g} ms on {target}, predicted, not measured{high}")
     return "\n".join(line if line.startswith("- ") else f"{line}\n" for line in lines) + "\n"
 
 

@@ -2,38 +2,59 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from nas import catalogue
 from nas.errors import InputError, RunError
 from nas.latency import host_facts, read_table
-from nas.predict import AccuracyPredictor, LatencyPredictor, fit_accuracy, fit_latency
+from nas.predict import AccuracyPredictor, LatencyPredictor, fit_accuracy, fit_latency, fit_transfer
 from nas.runs import Run
-from nas.space import SearchSpace, space_from_toml
+from nas.space import Genotypes, SearchSpace, space_from_toml
 
 
-def fit_latency_table(table: str | Path, out: str | Path, *, metric: str = "latency_ms") -> LatencyPredictor:
-    """Fit the latency of a table's networks, save the predictor into the folder `out`, and return it."""
+def fit_latency_table(
+    table: str | Path, out: str | Path, *, metric: str = "latency_ms", sources: Sequence[str | Path] = ()
+) -> LatencyPredictor:
+    """Fit the latency of a table's networks, save the predictor into the folder `out`, and return it.
+
+    sources: folders of predictors, or names of those that ship, to start from where the table has few networks
+    (`fit_transfer`). Raises InputError where none of them knows networks like the table's.
+    """
     read = read_table(table)
     if "space" not in read.header:
         raise InputError(
             f"{table} does not say which search space its networks are from; measure it with `nas measure`"
         )
     space = space_from_toml(read.header["space"]["toml"])
+    rows = read.genotypes, read.rows[metric].to_numpy()
+    about = made_with(space, str(read.target), metric, read.reference_ms)
     with one_thread():
-        predictor = fit_latency(
-            read.genotypes,
-            read.rows[metric].to_numpy(),
-            space=space,
-            made_with=made_with(space, str(read.target), metric, read.reference_ms),
-            rng=np.random.default_rng(0),
-        )
+        if sources:
+            predictor = _moved(sources, space, *rows, about)
+        else:
+            predictor = fit_latency(*rows, space=space, made_with=about, rng=np.random.default_rng(0))
     predictor.save(out)
     return predictor
+
+
+def _moved(
+    folders: Sequence[str | Path], space: SearchSpace, X: Genotypes, latency_ms: Any, about: dict[str, Any]
+) -> LatencyPredictor:
+    """From predictors of other targets, those that know the networks X (n, d)."""
+    loaded = {Path(folder).name: LatencyPredictor.load(catalogue.predictor(folder), space) for folder in folders}
+    sources = {name: source for name, source in loaded.items() if not source.outside(X).any()}
+    if not sources:
+        raise InputError(
+            f"{', '.join(loaded)} were fitted on other networks than those of space {space.name!r} in the table; start "
+            "from predictors that know such networks, or measure more and leave out --from"
+        )
+    froms = {name: source.card.made_with.get("source", "a table") for name, source in sources.items()}
+    return fit_transfer(sources, X, latency_ms, made_with=about | {"from": froms}, rng=np.random.default_rng(0))
 
 
 def fit_accuracy_run(run: str | Path, out: str | Path) -> AccuracyPredictor:

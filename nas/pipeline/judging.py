@@ -117,7 +117,8 @@ def worth_measuring(judge: Judge, X: Genotypes, accuracy: Floats, most: int) -> 
 
 
 def choose(judge: Judge, X: Genotypes, beliefs: Beliefs, measured: Mapping[str, Floats], alpha: float) -> Selection:
-    """Accept measured finalists and take their front. measured: latency, ms, (n,) by budget key of every latency."""
+    """Accept finalists and take their front. measured: latency, ms, (n,) by budget key of every latency, NaN where it
+    is predicted only."""
     latency = {key: posterior_latency(known, judge.space, X, measured[key]) for key, known in judge.latency.items()}
     values = exact_values(judge.space.cost(X)) | {key: p.mean for key, p in latency.items()}
     losses = np.stack([1 - beliefs.posterior, *(values[key] for key in judge.objectives)], axis=1)
@@ -127,8 +128,11 @@ def choose(judge: Judge, X: Genotypes, beliefs: Beliefs, measured: Mapping[str, 
 
 
 def posterior_latency(known: Calibrated, space: SearchSpace, X: Genotypes, measured_ms: Floats) -> Prediction:
-    """Prediction and measurement of each row combined, on a log scale, weighted by precision: intervals of LEVEL."""
+    """Prediction and measurement of each row combined, on a log scale, weighted by precision: intervals of LEVEL. A row
+    that was not measured (NaN) has the predictor's own, up to infinity outside what it was fitted on."""
     guess = known.predictor.predict(space.features(X), level=LEVEL)
+    if np.isnan(measured_ms).all():
+        return guess
     guess_se = np.log(guess.high / guess.mean) / NORMAL_QUANTILE  # infinite outside the fitted domain: no weight
     noise = np.full(len(X), max(known.noise, 1e-3))
     mean, se = combined(np.log(measured_ms), noise, np.log(guess.mean), guess_se)

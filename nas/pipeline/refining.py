@@ -39,12 +39,15 @@ class Refinery:
     def after(self, batch: Round) -> Row:
         """Measure the most promising rows of a batch that the search picked (the first it did not), and refine the
         judge; what there is to record of that."""
-        if not (self.rows and batch.number and self.judge.latency):
+        if not (self.rows and batch.number and any(known.measurable for known in self.judge.latency.values())):
             return {}
         X = batch.X[worth_measuring(self.judge, batch.X, batch.values[:, 0], self.rows)]
         if not len(X):
             return {}
-        refined = {key: self._refined(known, X, batch.number) for key, known in self.judge.latency.items()}
+        refined = {
+            key: self._refined(known, X, batch.number) if known.measurable else known
+            for key, known in self.judge.latency.items()
+        }
         self.judge = replace(self.judge, latency=refined)
         return {"latency_log_errors": {key: errors[-len(X) :] for key, errors in self._errors.items()}}
 

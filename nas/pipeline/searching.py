@@ -15,18 +15,13 @@ from typing import Any
 import numpy as np
 
 from nas.errors import InputError
-from nas.pipeline.calibrating import (
-    calibrate,
-    check_targets,
-    latency_ends,
-    latency_keys,
-    load_predictors,
-)
+from nas.pipeline.calibrating import calibrate, latency_ends, latency_keys
 from nas.pipeline.fitting import one_thread, recorded_facts
 from nas.pipeline.judging import LEVEL, Floats, Judge
 from nas.pipeline.listener import SILENT, Listener
 from nas.pipeline.measuring import spread
 from nas.pipeline.precision import judging_target, tell_precision
+from nas.pipeline.predicted import check_promises, check_targets, load_predictors
 from nas.pipeline.refining import REFINED, Refinery
 from nas.pipeline.running import Run
 from nas.pipeline.selecting import select_front
@@ -71,12 +66,13 @@ def search(
     """Search the subnets of a trained supernet (a folder of `train`) for a front within budgets.
 
     Latency on every target that a budget names is traded against accuracy, MACs where none does. predictors: folders of
-    `fit latency`; targets without one are measured here first. refine: networks of each round that are measured, for
-    the predictors and their intervals to learn from what the search picks. precision: of the accuracies, of which an
-    int8 or bf16 network has others than an fp32 one (None: that of the targets, refused where they differ). Repeating
-    the call with the same `out` goes on where it stopped (None: a new folder under results/runs). Raises InputError for
-    what cannot be asked: a budget that nothing in the space holds, a supernet of another space, a run folder of another
-    search.
+    `fit latency`, or names of those that ship; targets without one are measured here first, and those that cannot be
+    measured here are predicted only, which takes a predictor with an interval. refine: networks of each round that are
+    measured, for the predictors and their intervals to learn from what the search picks. precision: of the accuracies,
+    of which an int8 or bf16 network has others than an fp32 one (None: that of the targets, refused where they differ).
+    Repeating the call with the same `out` goes on where it stopped (None: a new folder under results/runs). Raises
+    InputError for what cannot be asked: a budget that nothing in the space holds, a supernet of another space, a run
+    folder of another search.
     """
     if ray is not None:
         raise InputError("this version searches on one machine; leave ray out")
@@ -84,10 +80,11 @@ def search(
         raise InputError(f"unknown searcher {searcher!r}, expected one of {', '.join(SEARCHERS)}")
     parsed = tuple(parse_budget(b) if isinstance(b, str) else b for b in budgets)
     keys = latency_keys(parsed)
-    check_targets(keys)
+    predicted = check_targets(keys, load_predictors(predictors))
     judged_on = judging_target(keys, precision)
     task = Task.load(space, supernet, listener, judged_on)
     given = load_predictors(predictors, task.space)
+    check_promises(task.space, keys, predicted, given, listener)
     asked = {
         "space": {"name": task.space.name, "digest": task.space.digest, "toml": task.space.to_toml()},
         "supernet": {"digest": task.info.digest, "steps": task.info.steps},
@@ -100,6 +97,8 @@ def search(
         "refine": refine,
         "judged_on": None if judged_on is None else str(judged_on),
     }
+    if predicted:
+        asked["predicted_only"] = list(predicted)
     folder = Path(out) if out is not None else _new_folder(task.space)
     check_reachable(parsed, Judge(task.space, (), (), {}).ranges())
     if not (folder / "run.json").exists():

@@ -9,7 +9,7 @@ import numpy as np
 
 from nas.arch import Arch
 from nas.errors import SearchError
-from nas.pipeline.calibrating import Sitting, measure_rows, measured_rows
+from nas.pipeline.calibrating import Calibrated, Sitting, measure_rows, measured_rows
 from nas.pipeline.cards import write_cards
 from nas.pipeline.judging import LEVEL, Beliefs, Judge, believe, choose, worth_measuring
 from nas.pipeline.task import Task
@@ -32,10 +32,10 @@ def select_front(run: RunDir, task: Task, judge: Judge, outcome: Outcome, seed: 
     beliefs = Beliefs(beliefs.measured[chosen], beliefs.posterior[chosen], beliefs.se[chosen])
     archs = task.space.decode(X)
     for known in judge.latency.values():
-        if known.metric == "latency_ms":
+        if known.metric == "latency_ms" and known.measurable:
             sitting = Sitting(X, "select", predictor=known.predictor)
             measure_rows(run, task.space, known.target, sitting, task.listener)
-    measured = {key: _column(run, archs, known.target, known.metric) for key, known in judge.latency.items()}
+    measured = {key: _column(run, archs, known) for key, known in judge.latency.items()}
     selection = choose(judge, X, beliefs, measured, ALPHA)
     if not len(selection.front):
         asked = " and ".join(map(str, judge.budgets))
@@ -54,9 +54,12 @@ def select_front(run: RunDir, task: Task, judge: Judge, outcome: Outcome, seed: 
     task.listener.say(f"{len(front)} architectures on the front, of {len(selection.accepted)} accepted")
 
 
-def _column(run: RunDir, archs: Sequence[Arch], target: str, metric: str) -> np.ndarray[Any, Any]:
-    known = measured_rows(run, target, "select")
-    return np.array([known[arch.id][metric] for arch in archs], float)
+def _column(run: RunDir, archs: Sequence[Arch], known: Calibrated) -> np.ndarray[Any, Any]:
+    """Measured latencies, ms, (n,), NaN on a target that can only be predicted."""
+    if not known.measurable:
+        return np.full(len(archs), np.nan)
+    rows = measured_rows(run, known.target, "select")
+    return np.array([rows[arch.id][known.metric] for arch in archs], float)
 
 
 def _tested(run: RunDir, task: Task, archs: Sequence[Arch], X: Genotypes) -> list[float]:

@@ -40,15 +40,22 @@ def verify(path: str | Path, *, listener: Listener = SILENT) -> Verified:
         raise RunError(f"{path} has no front to verify yet; repeat its search command to go on")
     space = space_of(run)
     archs = [run.arch(arch_id) for arch_id in run.front["id"]]
-    targets = list(dict.fromkeys(b.target for b in run.budgets if b.target is not None))
+    targets = list(dict.fromkeys(b.target for b in run.measured_budgets if b.target is not None))
+    if not targets and run.predicted_only:
+        raise RunError(
+            f"latencies of {path} on {', '.join(run.predicted_only)} are predicted, not measured, and nothing here can "
+            "verify them; export its models with `nas export` and time them on such a device"
+        )
     if not targets:
         raise RunError(f"{path} has no latency budget, so there is nothing to verify")
+    for target in run.predicted_only:
+        listener.say(f"latencies on {target} are predicted, not measured: nothing here can verify them")
     with RunDir.reopen(path, recorded_facts()) as writer:
         for target in targets:
             _verify_on(target, archs, space, writer, listener)
         _write(writer)
     done = Run(path)
-    rate = hold_rate(held(done.front, done.measurements, done.budgets))
+    rate = hold_rate(held(done.front, done.measurements, done.measured_budgets))
     return Verified(Path(path), len(done.front), rate, {target: covered(done.front, target) for target in targets})
 
 
@@ -88,5 +95,5 @@ def _write(writer: RunDir) -> None:
         front[latency_column(target, "verified")] = front["id"].map(known).astype(float)
     writer.write_front(front)
     write_cards(writer)
-    rate = hold_rate(held(front, run.measurements, run.budgets))
+    rate = hold_rate(held(front, run.measurements, run.measured_budgets))
     writer.reach("verified", rows=rate.rows, held=rate.held)

@@ -14,7 +14,7 @@ from nas.predict.conformal import Calibration
 from nas.predict.gp import GaussianProcess, Hyper
 from nas.predict.linear import predict_linear
 from nas.predict.prediction import Array, Prediction, PredictionWarning
-from nas.predict.scaling import Domain, Logarithm, Standardiser
+from nas.predict.scaling import Domain, Logarithm, Relations, Standardiser
 
 
 @dataclass(frozen=True)
@@ -85,12 +85,18 @@ class Core:
         return Prediction(unlink(centre), unlink(centre - reach), unlink(centre + reach))
 
     def _complaint(self, features: Array, outside: NDArray[np.bool_]) -> str:
-        worst = self.domain.worst(features)
         return (
-            f"{int(outside.sum())} of {len(outside)} rows lie outside what was fitted on, most by {self.names[worst]} "
-            f"(fitted from {self.domain.low[worst]:.4g} to {self.domain.high[worst]:.4g}): they get no interval; "
-            "measure such networks and fit again"
+            f"{int(outside.sum())} of {len(outside)} rows lie outside what was fitted on, most "
+            f"{self.why_outside(features)}: they get no interval; measure such networks and fit again"
         )
+
+    def why_outside(self, features: Array) -> str:
+        """What most rows leave the domain by, of rows of which some do."""
+        worst = self.domain.worst(features)
+        if worst is None:
+            return "by how their features go together: they are of another family"
+        low, high = self.domain.low[worst], self.domain.high[worst]
+        return f"by {self.names[worst]} (fitted from {low:.4g} to {high:.4g})"
 
     def to_arrays(self) -> dict[str, Any]:
         """Every number of the core by name, for a file."""
@@ -100,6 +106,9 @@ class Core:
             "calibration_groups": np.array(self.calibration.groups),
             "domain": np.stack([self.domain.low, self.domain.high]),
         }
+        if self.domain.relations is not None:
+            relations = self.domain.relations
+            arrays |= {"relations": relations.axes, "relations_bounds": np.stack([relations.low, relations.high])}
         if np.isfinite(self.calibration.spread):
             arrays["calibration_spread"] = np.array(self.calibration.spread)
         if self.linear is not None:
@@ -116,9 +125,10 @@ class Core:
         low, high = arrays["domain"]
         if low.shape != (len(names),):
             raise ValueError(f"{len(names)} names for {low.shape} bounds")
+        relations = Relations(arrays["relations"], *arrays["relations_bounds"]) if "relations" in arrays else None
         linear = _linear_from_arrays(arrays) if "linear" in arrays else None
         process = _process_from_arrays(arrays) if "gp_weights" in arrays else None
-        return cls(names, offset, linear, process, Domain(low, high), calibration, level)
+        return cls(names, offset, linear, process, Domain(low, high, relations), calibration, level)
 
 
 def _linear_to_arrays(linear: LogLinear) -> dict[str, Any]:

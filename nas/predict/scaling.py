@@ -50,11 +50,40 @@ class Logarithm:
 
 
 @dataclass(frozen=True)
+class Relations:
+    """How features go together: axes (f, k) of their logarithms, and bounds (k,) along each, widened by a margin.
+
+    Every plain ViT has as many norms as its blocks, tokens and width say; a network of windows or of several maps may
+    have each feature within its range and still be of another kind, which shows along an axis that hardly varies.
+    """
+
+    axes: Array
+    low: Array
+    high: Array
+
+    @classmethod
+    def of(cls, features: Array) -> Relations:
+        """Of non-negative features (n, f), n well above f: principal axes of the columns that are positive in all."""
+        kept = np.flatnonzero((features > 0).all(axis=0))
+        logs = np.log(features[:, kept])
+        axes = np.zeros((features.shape[1], len(kept)))
+        axes[kept] = np.linalg.svd(logs - logs.mean(axis=0), full_matrices=False)[2].T
+        box = Domain.of(logs @ axes[kept])
+        return cls(axes, box.low, box.high)
+
+    def broken(self, features: Array) -> NDArray[np.bool_]:
+        """True for rows beyond the bounds of any axis, shape (n,)."""
+        along = np.log(np.maximum(features, np.finfo(float).tiny)) @ self.axes
+        return np.asarray(((along < self.low) | (along > self.high)).any(axis=1), dtype=np.bool_)
+
+
+@dataclass(frozen=True)
 class Domain:
-    """The box of features that was fitted on, widened by a margin: arrays (f,) of bounds."""
+    """The box of features that was fitted on, widened by a margin: arrays (f,) of bounds; and how they go together."""
 
     low: Array
     high: Array
+    relations: Relations | None = None
 
     @classmethod
     def of(cls, columns: Array) -> Domain:
@@ -74,10 +103,12 @@ class Domain:
         return cls(np.where(zero_seen, 0.0, np.exp(box.low)), np.where(some, np.exp(box.high), 0.0))
 
     def outside(self, features: Array) -> NDArray[np.bool_]:
-        """True for rows with any column out of the box, shape (n,)."""
+        """True for rows with any column out of the box, or columns that do not go together, shape (n,)."""
         inside: Any = ((features >= self.low) & (features <= self.high)).all(axis=1)
-        return np.asarray(~inside, dtype=np.bool_)
+        outside = np.asarray(~inside, dtype=np.bool_)
+        return outside if self.relations is None else outside | self.relations.broken(features)
 
-    def worst(self, features: Array) -> int:
-        """The column that most rows leave by."""
-        return int(((features < self.low) | (features > self.high)).sum(axis=0).argmax())
+    def worst(self, features: Array) -> int | None:
+        """The column that most rows leave by; None where none does."""
+        left = ((features < self.low) | (features > self.high)).sum(axis=0)
+        return int(left.argmax()) if left.any() else None

@@ -46,10 +46,13 @@ def gather(run: Run) -> View:
     targets = fronts.targets(front)
     order = fronts.values(front, "latency_ms", targets[0]) if targets else front["macs"]
     front = front.loc[order.sort_values(kind="stable").index].reset_index(drop=True)
-    rate = fronts.hold_rate(fronts.held(front, run.measurements, run.budgets))
+    rate = fronts.hold_rate(fronts.held(front, run.measurements, run.measured_budgets))
     by_target = {target: [budget for budget in run.budgets if budget.target == target] for target in targets}
     held = {target: list(fronts.held(front, run.measurements, budgets)) for target, budgets in by_target.items()}
     notes = list(run.notes)
+    notes += [
+        f"latencies on {target} are predicted, not measured; nothing verifies them" for target in run.predicted_only
+    ]
     archs = dict(_archs(run, front["id"], notes))
     cards = dict(_cards(run, notes))
     return View(run, fronts.to_rows(front), targets, run.budgets, rate, held, archs, cards, notes)

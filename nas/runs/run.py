@@ -85,6 +85,16 @@ class Run:
         return [parse_budget(text) for text in self.inputs.get("budgets", [])]
 
     @property
+    def predicted_only(self) -> list[str]:
+        """Targets that could not be measured where the run was made: their latencies are predictions."""
+        return list(self.inputs.get("predicted_only", []))
+
+    @property
+    def measured_budgets(self) -> list[Budget]:
+        """The budgets that can be held against a measurement: all but those on targets that are predicted only."""
+        return [budget for budget in self.budgets if budget.target not in self.predicted_only]
+
+    @property
     def stage(self) -> str:
         """The stage reached, `new` before any."""
         return read_state(self.path).stage
