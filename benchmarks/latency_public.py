@@ -10,6 +10,7 @@ what was reached):
     scales    a scale of networks unseen: 12-170 %; ten rows of it: 0.6-5.4 %
     timm      GPUs and an i9, whole shapes held out: 5 % asked
     phones    whole shapes held out, near-twins with them: 5.7 % fp32, 4.1 % int8 were known with twins apart
+    npu       Hexagon NPUs of AI Hub's rows, four shapes, each held out: whether they can be shipped
     blocks    nn-Meter's tables as sums, and a few costs a kind of block in their place: 3 % asked
     hat       50 rows: Raspberry Pi 2.1 %, Titan Xp 5.0 %
     transfer  5 rows and predictors of other targets: median 4 %, 90th percentile 8 % asked
@@ -240,6 +241,7 @@ PARTS: dict[str, Callable[..., dict[str, Any]]] = {
     "scales": scales,
     "timm": timm,
     "phones": public_transfer.phones,
+    "npu": public_transfer.npu,
     "blocks": blocks,
     "hat": hat,
     "transfer": public_transfer.transfer,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from itertools import product
 from typing import Any
 
@@ -16,6 +16,7 @@ from nas.predict.linear import fit_nonnegative
 from nas.predict.ridge import fit_towards
 
 FEW = tuple(COLUMNS.index(name) for name in ("linear_macs", "softmax_elements", "norm_elements"))
+NPU_NETWORKS = frozenset({"vit", "beit", "swin_tiny", "swin_small", "swin_base"})
 POOL_WEIGHT = 0.01
 SPLITS = 20
 SAMPLES = 5
@@ -77,7 +78,7 @@ def phones(get: Callable[[str], Any], rng: np.random.Generator) -> dict[str, Any
     found: dict[str, Any] = {}
     for (runtime, precision), frame in made.rows.groupby(["runtime", "precision"], sort=True):
         targets = {key: Rows.of(made.where(target=key)) for key in dict.fromkeys(frame["target"])}
-        targets = {key: rows.at(np.flatnonzero(rows.ids != "vit-msn-base-4")) for key, rows in targets.items()}
+        targets = {key: without_odd(rows) for key, rows in targets.items()}
         errors: dict[str, list[float]] = {}
         for key in targets:
             for name, error in phone_errors(targets, key).items():
@@ -85,6 +86,11 @@ def phones(get: Callable[[str], Any], rng: np.random.Generator) -> dict[str, Any
         found[f"{runtime} {precision}"] = summaries(errors) | {"targets": len(targets)}
         line(f"{runtime} {precision}, {len(targets)} targets", summaries(errors))
     return found
+
+
+def without_odd(rows: Rows) -> Rows:
+    """Without the network that has five times as many tokens as the next."""
+    return rows.at(np.flatnonzero(rows.ids != "vit-msn-base-4"))
 
 
 def phone_errors(targets: Mapping[str, Rows], key: str) -> dict[str, float]:
@@ -119,26 +125,77 @@ def own_sum(rows: Rows, train: Array, test: Array) -> Array:
 
 
 def committee(targets: Mapping[str, Rows], key: str, group: str, X: Array) -> Array:
-    """The geometric mean of six fits without a shape: all columns, few, and those drawn to what the other targets pay;
-    with the Swins and without. Equal weights: five shapes are too few to choose by."""
+    """The geometric mean of `members`. Equal weights: five shapes are too few to choose by."""
+    return np.exp(np.mean([np.log(X @ costs) for costs in members(targets, key, group)], axis=0))
+
+
+def members(targets: Mapping[str, Rows], key: str, group: str | None) -> list[Array]:
+    """Six fits (f,) without a shape (None: with all): all columns, few, and those drawn to what the other targets pay;
+    with the Swins and without."""
     rows = targets[key]
-    kept = rows.at(np.flatnonzero(rows.groups != group))
+    kept = rows.at(np.flatnonzero(rows.groups != (group or "")))
     pool = pooled(targets, key, group)
-    logs = []
+    made = []
     for part in (kept, kept.at(np.flatnonzero(~np.char.startswith(kept.ids.astype(str), "swin")))):
-        logs += [
-            X @ fit_nonnegative(part.X, part.y),
-            X[:, FEW] @ fit_nonnegative(part.X[:, FEW], part.y),
-            X @ fit_towards(part.X, part.y, pool, POOL_WEIGHT),
-        ]
-    return np.exp(np.mean(np.log(logs), axis=0))
+        few = np.zeros(part.X.shape[1])
+        few[list(FEW)] = fit_nonnegative(part.X[:, FEW], part.y)
+        made += [fit_nonnegative(part.X, part.y), few, fit_towards(part.X, part.y, pool, POOL_WEIGHT)]
+    return made
 
 
-def pooled(targets: Mapping[str, Rows], key: str, group: str) -> Array:
+def pooled(targets: Mapping[str, Rows], key: str, group: str | None) -> Array:
     """Costs (f,) fitted to the other targets together, each scaled to one level, without a shape."""
-    others = [rows.at(np.flatnonzero(rows.groups != group)) for name, rows in targets.items() if name != key]
+    others = [rows.at(np.flatnonzero(rows.groups != (group or ""))) for name, rows in targets.items() if name != key]
     values = [rows.y / np.exp(np.log(rows.y).mean()) for rows in others]
     return fit_nonnegative(np.vstack([rows.X for rows in others]), np.concatenate(values))
+
+
+# NPUs.
+
+
+def npu(get: Callable[[str], Any], rng: np.random.Generator) -> dict[str, Any]:
+    """Hexagon NPUs: every target of AI Hub on which all five floating-point networks ran, four shapes, each left out.
+
+    `plain ViT` is the error on the one plain shape, ViT-B/16 and BEiT as twins, from three Swins alone.
+    """
+    made = get("aihub").where(cores="NPU")
+    found: dict[str, Any] = {}
+    for runtime, frame in made.rows.groupby("runtime", sort=True):
+        keys = [key for key, part in frame.groupby("target", sort=True) if set(part["id"]) >= NPU_NETWORKS]
+        targets = {key: first_of_each(Rows.of(made.where(target=key)), NPU_NETWORKS) for key in keys}
+        errors: dict[str, list[float]] = {}
+        for key, rows in targets.items() if len(targets) > 1 else ():
+            for name, error in npu_errors(targets, key, rows).items():
+                errors.setdefault(name, []).append(error)
+        if len(targets) > 1:
+            found[str(runtime)] = summaries(errors) | {"targets": len(targets)}
+            line(f"{runtime}, {len(targets)} targets", summaries(errors))
+    return found
+
+
+def npu_errors(targets: Mapping[str, Rows], key: str, rows: Rows) -> dict[str, float]:
+    """Mean errors over the networks of a target, each shape left out with its twins. Ours is drawn to what the other
+    targets, other releases of this one among them, pay for the same networks."""
+    ours = np.empty(len(rows.y))
+    for group in np.unique(rows.groups):
+        out = rows.groups == group
+        kept = rows.at(np.flatnonzero(~out))
+        ours[out] = rows.X[out] @ fit_towards(kept.X, kept.y, pooled(targets, key, group), POOL_WEIGHT)
+    total = left_out(rows, rows.groups, lambda train, test: own_sum(rows, train, test))
+    macs = left_out(rows, rows.groups, lambda train, test: scaled(rows, train, test))
+    vits = np.isin(rows.ids, ["vit", "beit"])
+    return {
+        "ours": mape(ours, rows.y),
+        "sum": mape(total, rows.y),
+        "MACs x scale": mape(macs, rows.y),
+        "ours, plain ViT": mape(ours[vits], rows.y[vits]),
+        "MACs x scale, plain ViT": mape(macs[vits], rows.y[vits]),
+    }
+
+
+def first_of_each(rows: Rows, ids: Collection[str]) -> Rows:
+    """One row of each of these networks, the first."""
+    return rows.at(np.array([int(np.flatnonzero(rows.ids == name)[0]) for name in sorted(ids)]))
 
 
 # Few rows of a new target.

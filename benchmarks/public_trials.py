@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from nas.cost import FEATURES
 from nas.latency.imports import COLUMNS, ImportedTable, import_table
 from nas.predict import KINDS, PredictionWarning, fit_latency
 from nas.predict.baselines import boosting, macs_x_scale, nearest
@@ -24,6 +25,7 @@ FILES = {
     "pixel1": "nn_meter_vit_lut/pixel1.json",
     "pixel6": "nn_meter_vit_lut/pixel6.json",
     "xiaomi11": "nn_meter_vit_lut/xiaomi11.json",
+    "aihub": "aihub_transformers.csv.gz",
 }
 Array = np.ndarray
 Splits = Iterator[tuple[Array, Array]]
@@ -47,6 +49,11 @@ class Rows:
 
     def at(self, index: Array) -> Rows:
         return Rows(self.X[index], self.y[index], self.groups[index], self.ids[index])
+
+
+def of_archs(rows: Rows) -> Rows:
+    """With the columns alone that every `Arch` has."""
+    return Rows(rows.X[:, : len(FEATURES)], rows.y, rows.groups, rows.ids)
 
 
 def table(data: Path, work: Path, name: str) -> ImportedTable:
@@ -73,7 +80,7 @@ def fit(X: Array, y: Array, groups: Array | None = None, kinds: Sequence[str] = 
 
 
 def scaled(rows: Rows, train: Array, test: Array) -> Array:
-    return macs_x_scale(macs_of(rows.X, COLUMNS), rows.y)(train, test)
+    return macs_x_scale(macs_of(rows.X, COLUMNS[: rows.X.shape[1]]), rows.y)(train, test)
 
 
 def neighbour(rows: Rows, train: Array, test: Array) -> Array:
