@@ -51,7 +51,18 @@ def test_every_shipped_space_loads() -> None:
         assert nas.load_space(name).name == name
 
 
-@pytest.mark.parametrize("folder", ["latency_tables", "predictors"])
+def test_every_shipped_predictor_loads() -> None:
+    files = shipped_files("predictors")
+    folders = {p.parent for p in files}
+    assert {p.relative_to(ROOT / "predictors").as_posix() for p in files} == {
+        f"{folder.name}/{name}" for folder in folders for name in ("predictor.json", "arrays.npz", "card.md")
+    }
+    assert folders == set(catalogue.predictors().values())
+    for folder in folders:
+        assert nas.LatencyPredictor.load(folder).card.made_with["target"].replace("/", "_") == folder.name
+
+
+@pytest.mark.parametrize("folder", ["latency_tables"])
 def test_every_other_shipped_file_has_a_loader_in_this_test(folder: catalogue.Folder) -> None:
     assert shipped_files(folder) == [], "load each of these here through the public loader"
 
