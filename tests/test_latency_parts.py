@@ -11,7 +11,7 @@ import torch
 import nas
 from nas.cost import FEATURES, feature_row
 from nas.cost.operators import parts, parts_at
-from nas.errors import InputError, MeasureError, RunError
+from nas.errors import InputError, RunError, TargetError
 from nas.latency import Effort, Target
 from nas.latency.parts import MOST, NAMES, measure_parts, parts_of, read_parts
 from nas.model.parts import PartNetwork
@@ -116,7 +116,7 @@ def test_parts_are_timed_once(tmp_path: Path) -> None:
 
 def test_what_reads_no_onnx_times_no_parts(tmp_path: Path) -> None:
     torch_target = Target.parse("local/torch/fp32")
-    with pytest.raises(MeasureError, match="which torch does not read"):
+    with pytest.raises(TargetError, match="which torch does not read"):
         measure_parts(nas.load_space("digits"), torch_target, tmp_path / "t", rng=np.random.default_rng(0))
     assert not (tmp_path / "t").exists()
 
@@ -164,3 +164,24 @@ class TestPredictor:
         X = space.sample(20, rng)
         with pytest.raises(InputError, match="needs parts that were measured alone"):
             nas.fit_latency(X, space.cost(X).macs * 1e-6, space=space, kinds=("parts",))
+
+
+def test_the_command_line(tmp_path: Path) -> None:
+    from journey import nas as run_nas
+
+    parts, table = tmp_path / "parts", tmp_path / "table"
+    said = run_nas(
+        "measure", "digits", "--target", ORT, "--parts", "--samples", 4, "--out", parts, "--json", cwd=tmp_path
+    ).json
+    assert said["rows"] == 4
+    nas.measure("digits", ORT, 12, table, effort=QUICK)
+    made = run_nas("fit", "latency", table, "--parts", parts, "--out", tmp_path / "made", "--json", cwd=tmp_path).json
+    assert made["n_train"] == 12
+    loaded = nas.LatencyPredictor.load(tmp_path / "made", nas.load_space("digits"))
+    assert loaded.parts is not None
+    both = run_nas("fit", "latency", table, "--parts", parts, "--from", "x", "--out", tmp_path / "m", cwd=tmp_path)
+    assert both.code == 2
+    assert "leave out --from or --parts" in both.last
+    unread = run_nas("measure", "digits", "--target", "local/torch/fp32", "--parts", "--out", parts, cwd=tmp_path)
+    assert unread.code == 2
+    assert "take onnxruntime" in unread.last

@@ -79,4 +79,4 @@ def test_the_command_line(tmp_path: Path) -> None:
     assert "off on those not fitted on" in done.err
     refused = run_nas(*command, "0.9", "--pack", tmp_path / "job.pyz", cwd=tmp_path)
     assert refused.code == 2
-    assert "--until" in refused.last
+    assert "--until and --pack" in refused.last

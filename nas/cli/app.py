@@ -9,9 +9,9 @@ from typing import Annotated
 import typer
 
 from nas.cli.adapting import adapt
-from nas.cli.carrying import pack_job, unpack_results
 from nas.cli.console import Console, emit
 from nas.cli.fronts import front_json, front_table, rate_text, rows_table, search_json
+from nas.cli.measuring import measure
 from nas.cli.options import (
     AccuracyPrecision,
     Budgets,
@@ -28,9 +28,6 @@ from nas.cli.options import (
 from nas.cli.tables import app as table_app
 from nas.cli.targets import app as target_app
 from nas.cli.training import label, train
-from nas.errors import InputError
-
-SAMPLES, MOST_SAMPLES = 50, 200
 
 app = typer.Typer(
     name="nas",
@@ -169,69 +166,18 @@ app.command(epilog=example("nas label digits --data digits --teacher teacher.onn
 )
 
 
-@app.command(epilog=example("nas measure vit_cifar --target local/onnxruntime/fp32 --samples 50 --out tables/mine"))
-def measure(
-    space: SpaceName,
-    target: Annotated[str, typer.Option("--target", help="device/runtime/precision[/tN][/bN].")],
-    out: Out,
-    samples: Annotated[
-        int | None, typer.Option("--samples", min=1, help="Networks to measure: 50; with --until, 200 at most.")
-    ] = None,
-    until: Annotated[
-        float | None,
-        typer.Option("--until", help="Stop when a predictor misses others by such a share in the mean: 0.03."),
-    ] = None,
-    num_classes: Classes = None,
-    pack: Annotated[Path | None, typer.Option("--pack", help="Write a file to run on a device out of reach.")] = None,
-    unpack: Annotated[
-        Path | None, typer.Option("--unpack", exists=True, dir_okay=False, help="What that file wrote there.")
-    ] = None,
-    seed: Seed = 0,
-    as_json: Json = False,
-) -> None:
-    """Measure networks drawn from a space into a latency table."""
-    from nas.pipeline import measure as run_measure
-    from nas.pipeline import measure_until
-    from nas.space import load_space
-
-    if pack is not None and unpack is not None:
-        raise InputError("--pack is for before the journey and --unpack for after it: leave out one of them")
-    if until is not None and (pack is not None or unpack is not None):
-        raise InputError("--until looks at what was measured so far, and so not with --pack or --unpack: leave it out")
-    loaded, said = load_space(space, num_classes), ""
-    reached: dict[str, float | bool] = {}
-    if pack is not None:
-        pack_job(loaded, target, samples or SAMPLES, out, pack, seed, as_json)
-        return
-    with Console() as console:
-        if unpack is not None:
-            made = unpack_results(loaded, target, samples or SAMPLES, out, unpack, seed, console)
-        elif until is not None:
-            found = measure_until(loaded, target, until, samples or MOST_SAMPLES, out, seed=seed, listener=console)
-            made, reached = found.measured, {"error": found.error, "reached": found.reached}
-            said = f"; a predictor misses by {found.error:.1%}" + ("" if found.reached else f", not by {until:.1%}")
-        else:
-            made = run_measure(loaded, target, samples or SAMPLES, out, seed=seed, listener=console)
-    result = reached | {
-        "target": made.target,
-        "rows": made.rows,
-        "anchor_drift": made.anchor_drift,
-        "disturbed": made.disturbed,
-        "seconds": round(made.seconds, 1),
-    }
-    disturbed = f", {made.disturbed} of them disturbed" if made.disturbed else ""
-    emit(
-        as_json,
-        result,
-        f"{made.rows} networks on {made.target}{disturbed}; the anchor drifted by {made.anchor_drift:.1%}{said}: "
-        f"{made.out}",
-    )
+app.command(epilog=example("nas measure vit_cifar --target local/onnxruntime/fp32 --samples 50 --out tables/mine"))(
+    measure
+)
 
 
 @fit_app.command("latency", epilog=example("nas fit latency tables/mine --out predictors/mine"))
 def fit_latency(
     table_path: Annotated[Path, typer.Argument(metavar="TABLE", help="A folder of `nas measure`.")],
     out: Out,
+    parts: Annotated[
+        Path | None, typer.Option("--parts", help="A folder of `nas measure --parts` on the same target.")
+    ] = None,
     source: Annotated[
         list[Path] | None,
         typer.Option(
@@ -243,7 +189,7 @@ def fit_latency(
     """Fit a latency predictor to a table; its card is printed."""
     from nas.pipeline import fit_latency_table
 
-    card = fit_latency_table(table_path, out, sources=source or []).card
+    card = fit_latency_table(table_path, out, sources=source or [], parts=parts).card
     emit(as_json, card.to_dict() | {"out": str(out)}, card.to_markdown())
 
 

@@ -19,7 +19,7 @@ import numpy as np
 from nas.arch import Flow
 from nas.cost import feature_row
 from nas.cost.operators import Operator, parts_at
-from nas.errors import MeasureError, RunError
+from nas.errors import RunError, TargetError
 from nas.files import write_whole
 from nas.latency.measure import measure_archs
 from nas.latency.protocol import Effort, Say
@@ -85,9 +85,9 @@ def measure_parts(
     say: Say = lambda text: None,
 ) -> int:
     """Time the parts of a space on a target into the folder `out`; how many it holds then. Repeating the call times
-    what is missing. Raises `MeasureError` for a runtime that does not read ONNX."""
+    what is missing. Raises `TargetError` for a runtime that does not read ONNX."""
     if target.runtime not in READERS:
-        raise MeasureError(f"parts are timed as ONNX files, which {target.runtime} does not read; take {READERS[0]}")
+        raise TargetError(f"parts are timed as ONNX files, which {target.runtime} does not read; take {READERS[0]}")
     target.check()
     cases = parts_of(space, most)
     writer = TableWriter(out, target, space, say=say)

@@ -11,20 +11,30 @@ import numpy as np
 
 from nas import catalogue
 from nas.errors import InputError, RunError
-from nas.latency import host_facts, read_table
+from nas.latency import LatencyTable, host_facts, read_table
+from nas.latency.parts import read_parts
 from nas.predict import AccuracyPredictor, LatencyPredictor, fit_accuracy, fit_latency, fit_transfer
+from nas.predict.parts import PartTable
 from nas.runs import Run
 from nas.space import Genotypes, SearchSpace, space_from_toml
 
 
 def fit_latency_table(
-    table: str | Path, out: str | Path, *, metric: str = "latency_ms", sources: Sequence[str | Path] = ()
+    table: str | Path,
+    out: str | Path,
+    *,
+    metric: str = "latency_ms",
+    sources: Sequence[str | Path] = (),
+    parts: str | Path | None = None,
 ) -> LatencyPredictor:
     """Fit the latency of a table's networks, save the predictor into the folder `out`, and return it.
 
     sources: folders of predictors, or names of those that ship, to start from where the table has few networks
-    (`fit_transfer`). Raises InputError where none of them knows networks like the table's.
+    (`fit_transfer`). parts: a folder of parts that were timed alone on the same target. Raises InputError where no
+    source knows networks like the table's, and for parts of another target.
     """
+    if sources and parts is not None:
+        raise InputError("parts and other predictors are two ways to need fewer networks; leave out --from or --parts")
     read = read_table(table)
     if "space" not in read.header:
         raise InputError(
@@ -37,9 +47,20 @@ def fit_latency_table(
         if sources:
             predictor = _moved(sources, space, *rows, about)
         else:
-            predictor = fit_latency(*rows, space=space, made_with=about, rng=np.random.default_rng(0))
+            known = None if parts is None else _parts(parts, read)
+            predictor = fit_latency(*rows, space=space, parts=known, made_with=about, rng=np.random.default_rng(0))
     predictor.save(out)
     return predictor
+
+
+def _parts(folder: str | Path, table: LatencyTable) -> PartTable:
+    """The parts of the table's target, on the table's scale: both are relative to the same anchor."""
+    read = read_table(folder)
+    if read.target != table.target:
+        raise InputError(f"{folder} has parts of {read.target}, but the table's networks ran on {table.target}")
+    features, latency_ms = read_parts(folder)
+    scale = (table.reference_ms or 1.0) / (read.reference_ms or 1.0)
+    return PartTable(features, latency_ms * scale)
 
 
 def _moved(

@@ -52,8 +52,7 @@ class Judge:
 
     def values(self, X: Genotypes) -> dict[str, Floats]:
         """Predicted or exact figure of every budget key but accuracy, arrays (n,)."""
-        features = self.space.features(X)
-        latency = {key: known.predictor.mean(features) for key, known in self.latency.items()}
+        latency = {key: known.predictor.mean(X) for key, known in self.latency.items()}
         return exact_values(self.space.cost(X)) | latency
 
     def reference(self) -> list[float]:
@@ -130,7 +129,7 @@ def choose(judge: Judge, X: Genotypes, beliefs: Beliefs, measured: Mapping[str, 
 def posterior_latency(known: Calibrated, space: SearchSpace, X: Genotypes, measured_ms: Floats) -> Prediction:
     """Prediction and measurement of each row combined, on a log scale, weighted by precision: intervals of LEVEL. A row
     that was not measured (NaN) has the predictor's own, up to infinity outside what it was fitted on."""
-    guess = known.predictor.predict(space.features(X), level=LEVEL)
+    guess = known.predictor.predict(X, level=LEVEL)
     if np.isnan(measured_ms).all():
         return guess
     guess_se = np.log(guess.high / guess.mean) / NORMAL_QUANTILE  # infinite outside the fitted domain: no weight

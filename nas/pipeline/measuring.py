@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from nas.latency import Effort, TableWriter, Target, disturbances, estimate_seconds, measure_archs
+from nas.latency import Effort, TableWriter, Target, disturbances, estimate_seconds, measure_archs, read_table
+from nas.latency.parts import measure_parts as time_parts
 from nas.latency.target import LOCAL
 from nas.pipeline.listener import SILENT, Listener
 from nas.space import Genotypes, SearchSpace, load_space
@@ -92,6 +93,35 @@ def measure_missing(
         writer.append(arch.id, X[missing[index]].tolist(), measurement)
         drift, disturbed = max(drift, measurement.anchor_drift), disturbed + measurement.disturbed
     return Measured(str(target), writer.path, len(writer.measured), drift, time.perf_counter() - started, disturbed)
+
+
+def measure_parts(
+    space: SearchSpace,
+    target: Target | str,
+    most: int,
+    out: str | Path,
+    *,
+    seed: int = 0,
+    effort: Effort | None = None,
+    listener: Listener = SILENT,
+) -> Measured:
+    """Time the parts of a space alone on a target, `most` of them at most, into the folder `out`, for `fit_latency`.
+    Repeating the call times what is missing."""
+    target = Target.parse(target) if isinstance(target, str) else target
+    started = time.perf_counter()
+    rows = time_parts(
+        space,
+        target,
+        out,
+        most=most,
+        rng=np.random.default_rng([seed, 2]),
+        effort=effort,
+        progress=lambda done, total: listener.progress("measure parts", done, total),
+        say=listener.say,
+    )
+    table = read_table(out).rows
+    drift, disturbed = float(table["anchor_drift"].max()), int(table["disturbed"].sum())
+    return Measured(str(target), Path(out), rows, drift, time.perf_counter() - started, disturbed)
 
 
 def spread(space: SearchSpace, n: int, rng: np.random.Generator) -> Genotypes:

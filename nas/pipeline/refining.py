@@ -81,4 +81,4 @@ def _scaled(handed: LatencyPredictor, space: SearchSpace, metric: str, rows: lis
         return handed
     X: Genotypes = np.array([row["genotype"] for row in rows], np.int16)
     measured: Floats = np.array([row[metric] for row in rows], float)
-    return shifted(handed, float(np.median(np.log(measured / handed.mean(space.features(X))))))
+    return shifted(handed, float(np.median(np.log(measured / handed.mean(X)))))
