@@ -28,14 +28,15 @@ def find_sshd() -> str | None:
 
 
 @contextlib.contextmanager
-def serving(folder: Path) -> Iterator[Sshd]:
-    """Keys, files and logs are in the folder."""
+def serving(folder: Path, home: Path | None = None) -> Iterator[Sshd]:
+    """Keys, files and logs are in the folder; so is the home of who logs in, unless one that exists is given."""
     for name in ("host_key", "user_key"):
         subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", folder / name], check=True)
     (folder / "authorized").write_text((folder / "user_key.pub").read_text())
     port = free_port()
-    home = folder / "home"
-    home.mkdir()
+    if home is None:
+        home = folder / "home"
+        home.mkdir()
     (folder / "sshd_config").write_text(
         f"Port {port}\nListenAddress 127.0.0.1\nHostKey {folder}/host_key\nAuthorizedKeysFile {folder}/authorized\n"
         f"StrictModes no\nUsePAM no\nPasswordAuthentication no\nPidFile {folder}/pid\nSetEnv HOME={home}\n"
