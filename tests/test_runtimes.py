@@ -176,7 +176,8 @@ def test_what_is_damaged_is_said_in_a_line(runtime: str, tmp_path: Path) -> None
     need(runtime)
     file = tmp_path / "model"
     file.write_bytes({"executorch": HEADS["pte"], "litert": HEADS["tflite"]}.get(runtime, b"damaged"))
-    for precision in set(RUNTIMES[runtime].precisions) - {"bf16"}:
+    unread = {"bf16", "int8"} if runtime == "openvino" else set()  # refused before it is loaded: not OpenVINO's int8
+    for precision in set(RUNTIMES[runtime].precisions) - unread:
         target = Target.parse(f"local/{runtime}/{precision}")
         with pytest.raises(MeasureError, match="cannot load it") as error:
             target.spec.prepare(file, target)
@@ -362,7 +363,9 @@ def test_accuracy_is_that_of_the_file(target: str, network: Network, files: dict
     top = said.argmax(1)
     labels = torch.where(torch.arange(50) % 5 == 0, (top + 1) % 10, top)  # so that 40 of 50 are right
     file = files["pte" if "executorch" in target else "onnx"]
-    found = evaluate_artefact(file, Target.parse(f"local/{target}"), Split(images, labels), Normalise(mean, std))
+    found = evaluate_artefact(
+        file, Target.parse(f"local/{target}"), Split(images, labels), Normalise(mean, std)
+    ).accuracy
     first, second = said.topk(2, dim=1).values.T
     close = int((first - second < 0.1 * said.abs().max()).sum()) if "int8" in target else 0
     assert abs(found - 0.8) <= close / 50 + 1e-9

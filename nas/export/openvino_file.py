@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -33,21 +33,28 @@ def export_openvino(
     `paretovit` what the metadata of an ONNX file do. While the two files change there is no graph, so that none is ever
     beside weights of another network. Raises `InputError` for another suffix or without OpenVINO, `ExportError` where
     a logit, computed in fp32, is further than 1e-4 x max(1, max |logit|) from torch's, or nothing can be written."""
+    path = checked_path(path)
+    needed("openvino", "openvino")
+    network = own_copy(network)
+    graph, weights = to_openvino(onnx_bytes(network, arch), {**notes, "arch": arch.to_json()})
+    difference = check_parity(network, arch, ask_openvino(graph, weights), path, "openvino")
+    write_openvino(path, graph, weights)
+    return Exported(path, "openvino", difference, len(graph) + len(weights))
+
+
+def checked_path(path: str | Path) -> Path:
+    """Of a graph to be written. `InputError` for another suffix, `ExportError` where there is no folder."""
     path = Path(path)
     if path.suffix != GRAPH:
         raise InputError(
             f"{path}: OpenVINO finds the weights of a graph by its suffix; name a file that ends in {GRAPH}"
         )
     check_folder(path)
-    needed("openvino", "openvino")
-    network = own_copy(network)
-    graph, weights = to_openvino(onnx_bytes(network, arch), {**notes, "arch": arch.to_json()})
-    difference = check_parity(network, arch, ask_openvino(graph, weights), path, "openvino")
-    _write(path, graph, weights)
-    return Exported(path, "openvino", difference, len(graph) + len(weights))
+    return path
 
 
-def _write(path: Path, graph: bytes, weights: bytes) -> None:
+def write_openvino(path: Path, graph: bytes, weights: bytes) -> None:
+    """Both files, whole, or an `ExportError`."""
     try:
         with whole_file(path) as new_graph, whole_file(path.with_suffix(WEIGHTS)) as new_weights:
             new_graph.write_bytes(graph)
@@ -61,12 +68,18 @@ def to_openvino(model: bytes, notes: Mapping[str, str] = MappingProxyType({})) -
     """Graph and weights of an ONNX model, weights as they are: OpenVINO's own writer would halve them to fp16."""
     import openvino
 
-    read = openvino.Core().read_model(model=model, weights=b"")
+    return saved(openvino.Core().read_model(model=model, weights=b""), notes)
+
+
+def saved(model: Any, notes: Mapping[str, str]) -> tuple[bytes, bytes]:
+    """Graph and weights of OpenVINO's own model, with notes."""
+    import openvino
+
     for name, text in notes.items():
-        read.set_rt_info(text, [_NOTES, name])
+        model.set_rt_info(text, [_NOTES, name])
     with tempfile.TemporaryDirectory() as folder:
         graph, weights = Path(folder) / f"model{GRAPH}", Path(folder) / f"model{WEIGHTS}"
-        openvino.save_model(read, graph, compress_to_fp16=False)
+        openvino.save_model(model, graph, compress_to_fp16=False)
         return graph.read_bytes(), weights.read_bytes()
 
 

@@ -38,11 +38,13 @@ class Gpu:
 
     def energy_mj(self) -> float | None:
         """Millijoules since the driver was loaded; GPUs before Volta do not count them."""
-        return self._said("nvmlDeviceGetTotalEnergyConsumption")
+        spent: float | None = self._said("nvmlDeviceGetTotalEnergyConsumption")
+        return spent
 
     def power_mw(self) -> float | None:
         """Milliwatts now, or over the last second (Ampere and newer)."""
-        return self._said("nvmlDeviceGetPowerUsage")
+        power: float | None = self._said("nvmlDeviceGetPowerUsage")
+        return power
 
     def _said(self, question: str, *more: Any, of: tuple[Any, ...] | None = None) -> Any:
         try:

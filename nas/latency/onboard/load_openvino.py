@@ -14,7 +14,8 @@ from .loaders import Loaded, LoadError, check_input, content, random_images
 if TYPE_CHECKING:
     from .loaders import Model
 
-_HINTS = {"fp32": ("f32", "FP32"), "bf16": ("bf16", "BF16")}  # by precision: the hint, what a processor calls it
+# By precision: the hint, what a processor calls it. What an int8 model does not round stays in fp32.
+_HINTS = {"fp32": ("f32", "FP32"), "bf16": ("bf16", "BF16"), "int8": ("f32", "INT8")}
 _ZIP = b"PK\x03\x04"
 
 

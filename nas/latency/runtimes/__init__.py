@@ -100,7 +100,9 @@ _ROOM = "nas.latency.runtimes"
 _HALVES = ("fp32", "bf16", "fp16")
 RUNTIMES: Final = {
     "onnxruntime": Runtime("onnxruntime", "onnxruntime", ("fp32", "int8"), "sdpa", f"{_ROOM}.onnx_session"),
-    "openvino": Runtime("openvino", "openvino", ("fp32", "bf16"), "sdpa", f"{_ROOM}.openvino_graph", "openvino"),
+    "openvino": Runtime(
+        "openvino", "openvino", ("fp32", "bf16", "int8"), "sdpa", f"{_ROOM}.openvino_graph", "openvino"
+    ),
     "executorch": Runtime(
         "executorch", "executorch", ("fp32",), "written out", f"{_ROOM}.executorch_program", "executorch", 0.2
     ),

@@ -30,7 +30,8 @@ def software(runtime: Runtime) -> dict[str, Any]:
         return {}
     import torch
 
-    return {"torch_build": torch.__version__, "cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version()}
+    cudnn = torch.backends.cudnn.version()  # type: ignore[no-untyped-call]
+    return {"torch_build": torch.__version__, "cuda": torch.version.cuda, "cudnn": cudnn}
 
 
 def _has_driver() -> bool:

@@ -72,7 +72,7 @@ def conditions() -> Iterator[None]:
     """What must hold while eager runs are timed: no TF32. A graph keeps what held when it was captured."""
     from torch import backends
 
-    matmul, conv = backends.cuda.matmul, backends.cudnn.conv
+    matmul, conv = backends.cuda.matmul, backends.cudnn.conv  # type: ignore[attr-defined]
     before = matmul.fp32_precision, conv.fp32_precision
     matmul.fp32_precision = conv.fp32_precision = "ieee"
     try:
