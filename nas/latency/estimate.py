@@ -60,12 +60,12 @@ def _pace(target: Target) -> Pace:
 
 def _second_per_mac(target: Target, anchor: Arch, pace: Pace, reference_ms: float | None) -> float:
     if reference_ms is not None:
-        return 1e-3 * reference_ms / cost(anchor).macs
+        return float(1e-3 * reference_ms / cost(anchor).macs)
     slow = target.spec.operator_s > 0
     if target.device != LOCAL and (slow or pace.visit_s):
         return ELSEWHERE_S_PER_MAC * target.batch
     seen = _stand_in(target) if slow else target
-    return 1e-3 * glance(seen).min_ms / cost(anchor_arch()).macs
+    return float(1e-3 * glance(seen).min_ms / cost(anchor_arch()).macs)
 
 
 def _stand_in(target: Target) -> Target:
