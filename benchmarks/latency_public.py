@@ -14,6 +14,7 @@ what was reached):
     blocks    nn-Meter's tables as sums, and a few costs a kind of block in their place: 3 % asked
     hat       50 rows: Raspberry Pi 2.1 %, Titan Xp 5.0 %
     transfer  5 rows and predictors of other targets: median 4 %, 90th percentile 8 % asked
+    few       share of new rows in the 90 % interval of a transfer from 5 or 8 rows
     coverage  share of new rows in a 90 % interval, 100 rows: 88-93 % asked, none below 85 %
     speed     a million predictions a second on one core asked
 
@@ -245,6 +246,7 @@ PARTS: dict[str, Callable[..., dict[str, Any]]] = {
     "blocks": blocks,
     "hat": hat,
     "transfer": public_transfer.transfer,
+    "few": public_transfer.few,
     "coverage": coverage,
     "speed": speed,
 }

@@ -20,6 +20,7 @@ NPU_NETWORKS = frozenset({"vit", "beit", "swin_tiny", "swin_small", "swin_base"}
 POOL_WEIGHT = 0.01
 SPLITS = 20
 SAMPLES = 5
+FEW_SPLITS = 4
 
 
 # A scale that was not seen.
@@ -229,6 +230,40 @@ def between_gpus(made: Any, rng: np.random.Generator) -> dict[str, Any]:
     found["all devices and scales"] = summaries(everything)
     line("all devices and scales", found["all devices and scales"])
     return found
+
+
+def few(get: Callable[[str], Any], rng: np.random.Generator) -> dict[str, Any]:
+    """Share of new rows within the 90 % interval of a transfer from five or eight rows, where no conformal one is to
+    be had: from one other device drawn at random, and from all others, of which the rows choose."""
+    made, found = get("hwgpt"), {}
+    devices = sorted(set(made.rows["device"]))
+    for scale in ("s", "m", "l"):
+        rows = {device: only_scale(Rows.of(made.where(device=device)), scale) for device in devices}
+        known = {device: fit(own.X[:300], own.y[:300], None, ("sum",)) for device, own in rows.items()}
+        for n, one in product((SAMPLES, 8), (True, False)):
+            pairs = []
+            for device in list(devices) * FEW_SPLITS:
+                others = [name for name in devices if name != device]
+                lenders = [others[rng.integers(len(others))]] if one else others
+                pairs.append(few_covered(rows[device], {name: known[name] for name in lenders}, n, rng))
+            held, reach = (np.array(side) for side in zip(*pairs, strict=True))
+            key = f"{scale}, {n} rows, {'one source' if one else 'all sources'}"
+            found[key] = {"mean": round(float(held.mean()), 4), "factor": round(float(np.median(reach)), 4)}
+            print(f"{key}: {held.mean():.1%} covered, by a factor of {np.median(reach):.3f}", flush=True)
+    return found
+
+
+def few_covered(
+    own: Rows, sources: Mapping[str, LatencyPredictor], n: int, rng: np.random.Generator
+) -> tuple[float, float]:
+    """Coverage of a transfer from n rows on rows that its source knows, and how far its interval reaches."""
+    order = rng.permutation(np.arange(300, len(own.y)))
+    train, test = order[:n], order[n:500]
+    model = moved(sources, own.X[train], own.y[train])
+    test = test[~model.outside(own.X[test])]
+    interval = model.predict(own.X[test])
+    held = (interval.low <= own.y[test]) & (own.y[test] <= interval.high)
+    return float(held.mean()), float(np.median(interval.high / interval.mean))
 
 
 def only_scale(rows: Rows, scale: str) -> Rows:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -13,7 +15,7 @@ from nas.errors import InputError
 from nas.predict import gp, metrics
 from nas.predict.conformal import Calibration, assign_folds, cross_coverage, group_ids, groups_needed
 from nas.predict.linear import fit_nonnegative
-from nas.predict.scaling import Domain
+from nas.predict.scaling import Domain, Relations
 
 
 def regression(rng: np.random.Generator, n: int, k: int = 3) -> tuple[np.ndarray, np.ndarray]:
@@ -215,3 +217,26 @@ def test_a_thinned_calibration_keeps_the_radii_asked_for(rng):
         assert thin.radius(level) == full.radius(level)
     assert thin.radius(0.7) == full.radius(0.9)
     assert np.isinf(thin.radius(0.97))
+
+
+def test_relations_tell_what_ranges_cannot():
+    """Three sizes whose product is fixed: each may vary, the product may not."""
+    rng = np.random.default_rng(2)
+    free = rng.uniform(1, 10, (200, 2))
+    rows = np.column_stack([free, 30 / free.prod(axis=1), np.zeros(200)])  # and a column that is always zero
+    plain = Domain.of_positive(rows)
+    known = replace(plain, relations=Relations.of(rows))
+    off = rows[:50] * [1.0, 1.0, 1.5, 1.0]
+    off = off[~plain.outside(off)]
+    assert len(off) > 20
+    assert known.outside(off).all()
+    assert not known.outside(rows).any()
+    assert known.worst(off) is None
+    assert plain.outside(np.array([[5.0, 5.0, 1.0, 1.0]])).all()
+
+
+def test_relations_are_found_whatever_the_units_of_columns(rng):
+    rows = rng.uniform(1, 10, (100, 3))
+    scale = np.array([1e9, 1e-3, 1.0])
+    new = rng.uniform(0.5, 15, (200, 3))
+    assert np.array_equal(Relations.of(rows).broken(new), Relations.of(rows * scale).broken(new * scale))

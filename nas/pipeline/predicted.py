@@ -90,13 +90,13 @@ def folder_name(target: str) -> str:
 
 def _outside(predictor: LatencyPredictor, space: SearchSpace, target: str) -> float:
     """The share of a space that a predictor does not know."""
-    X = spread(space, DRAWN, np.random.default_rng(0))
-    outside = predictor.outside(X)
+    archs = space.decode(spread(space, DRAWN, np.random.default_rng(0)))
+    outside = predictor.outside(archs)
     if outside.all():
+        why = predictor.core.why_outside(predictor.features(archs))
         raise InputError(
-            f"the predictor of {target} knows no network like those of {space.name}, most "
-            f"{predictor.core.why_outside(predictor.features(X))}; take another space, or measure networks of this one "
-            "on such a device: nas measure"
+            f"the predictor of {target} knows no network like those of {space.name}, most {why}; take another space, "
+            "or measure networks of this one on such a device: nas measure"
         )
     return float(outside.mean())
 
