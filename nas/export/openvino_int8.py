@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from nas.data import Normalise, Split
 
-MOST_IMAGES = 300  # NNCF's own default; more change nothing that was seen
+MOST_IMAGES = 300  # NNCF's own default; other numbers were not tried
 
 
 def export_openvino_int8(
