@@ -200,7 +200,7 @@ class Bench:
                     found = evaluate(self.net, [arch], split, normalise=normalise, data=self.data, threads=1)[0]
                 else:
                     network = nas.training.inherit(self.net, arch, self.data)
-                    found = evaluate_lowered(network, arch, self.target, split, self.info.normalise)
+                    found = evaluate_lowered(network, arch, self.target, split, self.info.normalise, self.data.train)
                 self.known[arch.id] = found.accuracy
                 append(self.work / "accuracy.jsonl", {"arch": arch.id, "accuracy": found.accuracy})
         return [[self.known[arch.id]] for arch in self.space.decode(X)]

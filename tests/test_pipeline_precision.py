@@ -53,7 +53,9 @@ def test_lowered_networks_answer_as_torch_does_in_fp32(journey: Journey) -> None
     data = load_data("digits", resolution=8, in_channels=1)
     for arch in (space.smallest, space.middle):
         expected = evaluate(net, [arch], data.search, normalise=info.normalise, data=data, threads=1)[0]
-        found = evaluate_lowered(nas.extract(net, arch), arch, Target.parse(FP32 + "/b7"), data.search, info.normalise)
+        found = evaluate_lowered(
+            nas.extract(net, arch), arch, Target.parse(FP32 + "/b7"), data.search, info.normalise, data.train
+        )
         assert (found.accuracy, found.images) == (expected.accuracy, expected.images)
         assert found.loss == pytest.approx(expected.loss, rel=1e-5)
 

@@ -318,7 +318,8 @@ def export(
     arch: Annotated[str, typer.Option("--arch", help="The id of a row of the front.")],
     out: Annotated[Path, typer.Option("--out", help="The file to write.")],
     file_format: Annotated[
-        str, typer.Option("--format", help="onnx, onnx-int8, openvino, pte, tflite, or timm: its weights.")
+        str,
+        typer.Option("--format", help="onnx, onnx-int8, openvino, openvino-int8, pte, tflite, or timm: its weights."),
     ] = "onnx",
     evaluate: Annotated[
         bool, typer.Option("--evaluate", help="Run the file on the search split: its own accuracy.")
@@ -336,7 +337,7 @@ def export(
     from nas.pipeline.running import RUNS_ON
 
     opened = load_run(run)
-    made = opened.export(arch, out, file_format)
+    made = opened.export(arch, out, file_format, data)
     said = f"{made.file}: {made.bytes / 1e6:.2f} MB, at most {made.max_abs_diff:.1g} from torch"
     result = {"file": str(made.file), "format": made.format, "max_abs_diff": made.max_abs_diff, "bytes": made.bytes}
     accuracy = opened.evaluate(made, data) if evaluate else None

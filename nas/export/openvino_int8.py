@@ -27,7 +27,7 @@ from nas.export.parity import Exported, Images, check_parity, own_copy
 if TYPE_CHECKING:
     from torch import nn
 
-    from nas.data import Normalise, Split
+    from nas.data import Normalise, Split, Stream
 
 MOST_IMAGES = 300  # NNCF's own default; other numbers were not tried
 
@@ -56,12 +56,17 @@ def export_openvino_int8(
     return Exported(path, "openvino-int8", difference, len(graph) + len(weights))
 
 
-def calibration_images(split: Split, normalise: Normalise, resolution: int, most: int = MOST_IMAGES) -> Images:
-    """At most so many images of a split, spread evenly over it, as networks of that resolution take them."""
+def calibration_images(split: Split | Stream, normalise: Normalise, resolution: int, most: int = MOST_IMAGES) -> Images:
+    """At most so many images of a split, spread evenly over it, as networks of that resolution take them. Raises
+    `InputError` for a split that is streamed."""
     import torch
 
-    from nas.data import resize
+    from nas.data import Stream, resize
 
+    if isinstance(split, Stream):
+        raise InputError(
+            "images to calibrate int8 with are taken from a train split in memory, and this one is streamed"
+        )
     chosen = np.unique(np.linspace(0, len(split) - 1, min(most, len(split))).astype(int))
     found: Images = resize(normalise(split.images[torch.from_numpy(chosen)]), resolution).numpy()
     return found

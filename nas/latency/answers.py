@@ -18,19 +18,33 @@ if TYPE_CHECKING:
     from torch import nn
 
     from nas.arch import Arch
-    from nas.data import Normalise, Split
+    from nas.data import Normalise, Split, Stream
     from nas.training import Evaluation
 
 
-def evaluate_lowered(network: nn.Module, arch: Arch, target: Target, split: Split, normalise: Normalise) -> Evaluation:
-    """As `evaluate_artefact`, of a network that is lowered for this alone: no file stays, and none is checked."""
+def evaluate_lowered(
+    network: nn.Module, arch: Arch, target: Target, split: Split, normalise: Normalise, train: Split | Stream
+) -> Evaluation:
+    """As `evaluate_artefact`, of a network that is lowered for this alone: no file stays, and none is checked. train:
+    what to calibrate with where a runtime rounds to ranges that images show."""
     from nas.export.fold import fold_norms
     from nas.export.onnx_file import lower_fast
     from nas.export.parity import own_copy
 
+    model = bytes(lower_fast(fold_norms(own_copy(network)), arch, target.batch).SerializeToString())
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / f"{arch.id}.onnx"
-        file.write_bytes(lower_fast(fold_norms(own_copy(network)), arch, target.batch).SerializeToString())
+        if (target.runtime, target.precision) == ("openvino", "int8"):
+            from nas.export.openvino_file import saved, write_openvino
+            from nas.export.openvino_int8 import calibration_images, quantise_openvino
+
+            images = calibration_images(train, normalise, arch.resolution)
+            batches = np.split(images, range(target.batch, len(images), target.batch))
+            whole = [batch for batch in batches if len(batch) == target.batch]
+            file = file.with_suffix(".xml")
+            write_openvino(file, *saved(quantise_openvino(model, whole), {}))
+        else:
+            file.write_bytes(model)
         return evaluate_artefact(file, target, split, normalise)
 
 

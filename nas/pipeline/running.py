@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from nas.data import Normalise, load_data
+from nas.data import Data, Normalise, load_data
 from nas.errors import RunError, first_line
 from nas.export import (
     Exported,
@@ -15,6 +15,7 @@ from nas.export import (
     export_onnx_int8,
     export_openvino,
 )
+from nas.export.openvino_int8 import calibration_images, export_openvino_int8
 from nas.integrations import export_timm
 from nas.latency import Target, evaluate_artefact
 from nas.model import Network
@@ -29,10 +30,12 @@ _EXPORTS = {
     "tflite": export_litert,
     "timm": export_timm,
 }
+ROUNDED = "openvino-int8"  # which needs images to calibrate with
 RUNS_ON = {
     "onnx": "local/onnxruntime/fp32",
     "onnx-int8": "local/onnxruntime/int8",
     "openvino": "local/openvino/fp32",
+    "openvino-int8": "local/openvino/int8",
     "pte": "local/executorch/fp32",
     "tflite": "local/litert/fp32",
 }
@@ -59,14 +62,25 @@ class Run(RecordedRun):
             raise RunError(f"{path} cannot be read ({first_line(error)}); repeat the search") from None
         return network.eval()
 
-    def export(self, arch_id: str, path: str | Path, format: str = "onnx") -> Exported:  # noqa: A002
+    def export(
+        self,
+        arch_id: str,
+        path: str | Path,
+        format: str = "onnx",  # noqa: A002
+        data: str | None = None,
+    ) -> Exported:
         """Write one row of the front to a file, checked against torch. Formats: onnx; onnx-int8, its matrix products
-        rounded; openvino, pte (ExecuTorch) and tflite, which need the extras of their runtimes; timm, its weights under
-        the names of timm's plain ViT, which InputError refuses where timm cannot express the architecture."""
-        if format not in _EXPORTS:
-            raise RunError(f"unknown format {format!r}, expected {', '.join(_EXPORTS)}")
+        rounded; openvino, pte (ExecuTorch) and tflite, which need the extras of their runtimes; openvino-int8, rounded
+        to ranges that training images show; timm, its weights under the names of timm's plain ViT, which InputError
+        refuses where timm cannot express the architecture. data: as of `evaluate`, for openvino-int8."""
+        if format not in (*_EXPORTS, ROUNDED):
+            raise RunError(f"unknown format {format!r}, expected {', '.join([*_EXPORTS, ROUNDED])}")
         notes = {name: json.dumps(self.inputs["data"][name]) for name in ("mean", "std", "class_names")}
-        return _EXPORTS[format](self.network(arch_id), self.arch(arch_id), path, notes)
+        network, arch = self.network(arch_id), self.arch(arch_id)
+        if format != ROUNDED:
+            return _EXPORTS[format](network, arch, path, notes)
+        images = calibration_images(self._data(data).train, self._normalise(), arch.resolution)
+        return export_openvino_int8(network, arch, path, notes, images=images)
 
     def evaluate(self, exported: Exported, data: str | None = None) -> float:
         """Top-1 accuracy (0 to 1) of an exported file itself, as its runtime computes it, on the search split that the
@@ -75,6 +89,11 @@ class Run(RecordedRun):
             raise RunError(
                 f"{exported.format} holds weights, which no runtime runs; export it as {' or '.join(RUNS_ON)}"
             )
+        target = Target.parse(RUNS_ON[exported.format])
+        return evaluate_artefact(exported.file, target, self._data(data).search, self._normalise()).accuracy
+
+    def _data(self, data: str | None) -> Data:
+        """The data that the run selected on, now perhaps elsewhere."""
         space, recorded = space_of(self), self.inputs["data"]
         found = load_data(
             data or recorded["spec"],
@@ -84,9 +103,11 @@ class Run(RecordedRun):
         )
         if found.search.digest != recorded["hashes"]["search"]:
             raise RunError(f"{found.spec} has another search split than {self.path} selected on; give the data it had")
-        normalise = Normalise(tuple(recorded["mean"]), tuple(recorded["std"]))
-        target = Target.parse(RUNS_ON[exported.format])
-        return evaluate_artefact(exported.file, target, found.search, normalise).accuracy
+        return found
+
+    def _normalise(self) -> Normalise:
+        recorded = self.inputs["data"]
+        return Normalise(tuple(recorded["mean"]), tuple(recorded["std"]))
 
 
 def load_run(path: str | Path) -> Run:

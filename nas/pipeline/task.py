@@ -101,5 +101,5 @@ class Task:
     def _evaluation(self, arch: Arch, split: Split) -> Evaluation:
         normalise = self.info.normalise
         if self.judged_on is not None:
-            return evaluate_lowered(self.network(arch), arch, self.judged_on, split, normalise)
+            return evaluate_lowered(self.network(arch), arch, self.judged_on, split, normalise, self.data.train)
         return evaluate(self.net, [arch], split, normalise=normalise, data=self.data, threads=1)[0]

@@ -248,7 +248,8 @@ def _making(view: View) -> str:
         parts.append(f"<details><summary>The search space</summary><pre>{text(definition)}</pre></details>")
     phases = view.run.status()["phases"]
     parts.append(
-        f"<p>Latencies: {phases['calibrate']} measured to calibrate, {phases['refine']} between rounds, {phases['select']} to select, {phases['verify']} "
+        f"<p>Latencies: {phases['calibrate']} measured to calibrate, {phases['refine']} between rounds, "
+        f"{phases['select']} to select, {phases['verify']} "
         "to verify. Rows are accepted on the upper bound of their interval; only verified figures, measured in a fresh "
         "process and never filtered on, support a claim. The test split selects nothing.</p>"
     )
