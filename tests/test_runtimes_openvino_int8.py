@@ -11,10 +11,10 @@ import torch
 from small_networks import NETWORKS, randomised
 
 from nas.arch import Arch
-from nas.data import Normalise, Split
+from nas.data import Normalise, Split, resize
 from nas.errors import ExportError, InputError, MeasureError
 from nas.export import calibration_images, export_onnx, export_openvino, export_openvino_int8
-from nas.latency import Effort, Target, evaluate_artefact, measure_archs
+from nas.latency import Effort, Target, evaluate_artefact, evaluate_lowered, measure_archs
 from nas.model import Network
 
 INT8, FP32 = Target.parse("local/openvino/int8"), Target.parse("local/openvino/fp32")
@@ -125,3 +125,17 @@ def test_without_nncf_the_extra_is_named(network: Network, tmp_path: Path) -> No
         pytest.skip("NNCF is installed: what is said without it is tested where it is not")
     with pytest.raises(InputError, match=r"pip install 'paretovit\[(nncf|openvino)\]'"):
         export_openvino_int8(network, NETWORKS[NAME], tmp_path / "m.xml", images=images_of(NETWORKS[NAME]))
+
+
+@quantiser
+def test_a_search_judges_what_ships(network: Network, tmp_path: Path) -> None:
+    """A network that is lowered to be judged answers nearly as the file that is exported, both calibrated alike."""
+    arch, judged = NETWORKS[NAME], split(60, 3)
+    with torch.inference_mode():
+        labels = network(resize(NORMAL(judged.images), arch.resolution)).argmax(1)  # so that fp32 is right throughout
+    judged = Split(judged.images, labels)
+    found = evaluate_lowered(network, arch, INT8, judged, NORMAL, split(60, 0))
+    made = export_openvino_int8(network, arch, tmp_path / "m.xml", images=images_of(arch, 60))
+    shipped = evaluate_artefact(made.file, INT8, judged, NORMAL)
+    assert found.accuracy == pytest.approx(shipped.accuracy, abs=0.07)
+    assert found.loss == pytest.approx(shipped.loss, rel=0.05)
