@@ -236,11 +236,11 @@ class TestSearch:
 
 def test_a_run_s_json_names_what_was_predicted_only(tmp_path):
     """Older runs have no such name, and lack nothing."""
-    (tmp_path / "run.json").write_text(
-        json.dumps({"format": "paretovit run 1", "created": "", "inputs": {"budgets": []}, "facts": {}})
-    )
-    try:
-        run = nas.load_run(tmp_path)
-    except RunError as error:
-        pytest.fail(str(error))
-    assert run.predicted_only == []
+    inputs = {"budgets": [f"latency_ms<=5@{HERE}", f"latency_ms<=5@{AWAY}"]}
+    header = {"format": 1, "created": "", "inputs": inputs, "facts": {}}
+    (tmp_path / "run.json").write_text(json.dumps(header))
+    old = nas.load_run(tmp_path)
+    assert old.predicted_only == []
+    assert old.measured_budgets == old.budgets
+    (tmp_path / "run.json").write_text(json.dumps(header | {"inputs": inputs | {"predicted_only": [AWAY]}}))
+    assert [budget.target for budget in nas.load_run(tmp_path).measured_budgets] == [HERE]
