@@ -107,6 +107,7 @@ def joined(device: str) -> Iterator[Ranks]:
     dist.init_process_group("nccl" if own.type == "cuda" else "gloo")
     try:
         yield Ranks(dist.get_rank(), dist.get_world_size(), own)
+        dist.barrier()  # so that none takes its connections down while another is still at its last step
     finally:
         dist.destroy_process_group()
 
