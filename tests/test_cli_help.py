@@ -161,3 +161,10 @@ def test_a_reader_that_leaves_is_no_error(tmp_path: Path):
     pipe.stdout.close()
     assert pipe.stderr.read() == b""
     assert pipe.wait() == 1
+
+
+def test_the_default_sampler_is_that_of_training():
+    from nas.cli.options import SAMPLER
+    from nas.training.config import SAMPLER as TRAINED
+
+    assert SAMPLER == TRAINED

@@ -10,6 +10,7 @@ import typer
 from nas.cli.console import Console, emit
 from nas.cli.fronts import front_table, rate_text, search_json
 from nas.cli.options import (
+    SAMPLER,
     AccuracyPrecision,
     BatchSize,
     Budgets,
@@ -38,7 +39,7 @@ def adapt(
     minutes: Minutes = None,
     evaluations: Evaluations = 200,
     precision: AccuracyPrecision = None,
-    sampler: SamplerText = "complexity",
+    sampler: SamplerText = SAMPLER,
     batch_size: BatchSize = None,
     lr: LearningRate = None,
     head_dim: Annotated[

@@ -17,8 +17,9 @@ DataSpec = Annotated[str, typer.Option("--data", help="digits, parquet:PATH, fol
 Steps = Annotated[int | None, typer.Option("--steps", help="How long: steps,")]
 Epochs = Annotated[float | None, typer.Option("--epochs", help="or epochs,")]
 Minutes = Annotated[float | None, typer.Option("--minutes", help="or minutes, turned into steps at once.")]
+SAMPLER = "uniform"  # as `nas.training.config` has it, which takes seconds to import
 SamplerText = Annotated[
-    str, typer.Option("--sampler", help="complexity, sandwich, uniform, ..., with options: NAME:OPTION=VALUE,...")
+    str, typer.Option("--sampler", help="uniform, complexity, sandwich, ..., with options: NAME:OPTION=VALUE,...")
 ]
 BatchSize = Annotated[int | None, typer.Option("--batch-size", help="Images a step.")]
 LearningRate = Annotated[float | None, typer.Option("--lr", help="Peak learning rate.")]

@@ -9,6 +9,7 @@ import typer
 
 from nas.cli.console import Console, emit
 from nas.cli.options import (
+    SAMPLER,
     BatchSize,
     Classes,
     DataSpec,
@@ -49,7 +50,7 @@ def train(
         ),
     ] = None,
     plan: Annotated[bool, typer.Option("--plan", help="Say what it would cost, and train nothing.")] = False,
-    sampler: SamplerText = "complexity",
+    sampler: SamplerText = SAMPLER,
     steps: Steps = None,
     epochs: Epochs = None,
     minutes: Minutes = None,

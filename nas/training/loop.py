@@ -19,7 +19,7 @@ from torch import Tensor
 from nas.data import Data
 from nas.space import Genotypes, SearchSpace
 from nas.training import checkpoint as files
-from nas.training.config import Precision, check_fits, make_config
+from nas.training.config import SAMPLER, Precision, check_fits, make_config
 from nas.training.gradients import clip_adaptive_
 from nas.training.log import LevelLosses, Progress, open_log
 from nas.training.objective import conflict
@@ -39,7 +39,7 @@ def estimate(
     space: SearchSpace,
     data: Data,
     *,
-    sampler: str | SamplerFactory = "complexity",
+    sampler: str | SamplerFactory = SAMPLER,
     labels: SoftLabels | None = None,
     measure: Callable[[Genotypes], Values] | None = None,
     device: str = "cpu",
@@ -57,7 +57,7 @@ def workload(
     space: SearchSpace,
     data: Data,
     *,
-    sampler: str | SamplerFactory = "complexity",
+    sampler: str | SamplerFactory = SAMPLER,
     measure: Callable[[Genotypes], Values] | None = None,
     **options: Any,
 ) -> Work:
@@ -73,7 +73,7 @@ def train(
     data: Data,
     out: str | Path,
     *,
-    sampler: str | SamplerFactory = "complexity",
+    sampler: str | SamplerFactory = SAMPLER,
     steps: int | None = None,
     epochs: float | None = None,
     minutes: float | None = None,
