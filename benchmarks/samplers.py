@@ -263,24 +263,42 @@ def line(arm: str, group: list[Row]) -> str:
 
 
 def picture(rows: list[Row], costs: list[float], path: Path) -> None:
-    """Accuracy over cost, a line an arm, of fresh seeds where there are any."""
+    """Accuracy over cost, a line an arm, of fresh seeds where there are any: a panel for each question."""
     import altair as alt
     import pandas as pd
 
     shown = [(arm, group) for arm, group in groups(rows) if "(sweep)" not in arm] or list(groups(rows))
+    usual, main = min(row["steps"] for row in rows), {arm.name for arm in MAIN}
     points = [
-        {"arm": arm, "MMACs": costs[i], "accuracy": 100 * statistics.mean(v), "low": 100 * min(v), "high": 100 * max(v)}
+        {"arm": arm, "MMACs": costs[i], "accuracy": 100 * statistics.mean(v), "low": 100 * min(v), "high": 100 * max(v),
+         "longer": group[0]["steps"] > usual, "main": arm in main, "paid": arm in (PAID.name, PAID.sampler)}
         for arm, group in shown
         for i in range(LEVELS)
         for v in [[row["levels"][i] for row in group]]
-    ]
-    base = alt.Chart(pd.DataFrame(points)).encode(
-        x=alt.X("MMACs:Q", scale=alt.Scale(type="log")), color=alt.Color("arm:N", legend=alt.Legend(labelLimit=400))
-    )
-    lines = base.mark_line(point=True).encode(y=alt.Y("accuracy:Q", scale=alt.Scale(zero=False), title="accuracy in %"))
-    bars = base.mark_rule().encode(y="low:Q", y2="high:Q")
+    ]  # fmt: skip
+    table = pd.DataFrame(points)
+    panels = {
+        "equal subnet-images": table[table["main"]],
+        "complexity-aware, one thing changed": table[
+            ~table["longer"]
+            & table["arm"].str.startswith("complexity")
+            & (~table["main"] | (table["arm"] == "complexity"))
+        ],
+        "equal training MACs": table[table["longer"] | table["paid"]],
+    }
+    charts = []
+    for title, part in panels.items():
+        base = alt.Chart(part).encode(
+            x=alt.X("MMACs:Q", scale=alt.Scale(type="log", nice=False)),
+            color=alt.Color("arm:N", title=None, legend=alt.Legend(labelLimit=400, orient="bottom", columns=1)),
+        )
+        scale = alt.Scale(domain=[table["low"].min() - 0.5, table["high"].max() + 0.5])
+        lines = base.mark_line(point=True).encode(y=alt.Y("accuracy:Q", scale=scale, title="accuracy in %"))
+        charts.append(
+            (lines + base.mark_rule().encode(y="low:Q", y2="high:Q")).properties(width=300, height=340, title=title)
+        )
     title = "CIFAR-10, JPEG copy: mean of 8 subnets at each of five costs; bars: range over seeds"
-    (lines + bars).properties(width=520, height=360, title=title).save(path, scale_factor=2)
+    alt.hconcat(*charts, title=title).resolve_scale(color="independent").save(path, scale_factor=2)
 
 
 if __name__ == "__main__":
