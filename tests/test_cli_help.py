@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import shlex
 from collections.abc import Iterator
@@ -163,8 +164,15 @@ def test_a_reader_that_leaves_is_no_error(tmp_path: Path):
     assert pipe.wait() == 1
 
 
-def test_the_default_sampler_is_that_of_training():
+def test_defaults_that_are_written_twice_are_the_same():
+    """The command line starts before it imports what has them."""
+    from nas.cli import measuring
+    from nas.cli.app import search
     from nas.cli.options import SAMPLER
+    from nas.latency.parts import MOST
+    from nas.pipeline.refining import REFINED
     from nas.training.config import SAMPLER as TRAINED
 
     assert SAMPLER == TRAINED
+    assert measuring.MOST_PARTS == MOST
+    assert inspect.signature(search).parameters["refine"].default == REFINED

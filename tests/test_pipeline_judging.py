@@ -71,12 +71,12 @@ def dominated(points: np.ndarray) -> np.ndarray:
 class TestPosteriorOfLatency:
     @settings(max_examples=30)
     @given(factors=hnp.arrays(float, 24, elements=st.floats(0.5, 2)), noise=st.floats(0.005, 0.2))
-    def test_it_is_bayes_rule_on_a_grid(self, factors, noise, predictor, some, digits):
+    def test_it_is_bayes_rule_on_a_grid(self, factors, noise, predictor, some):
         """Numerically: the product of the two densities of log latency, its mean and its spread."""
         guess = predictor.predict(some, level=0.9)
         measured = guess.mean * factors
         known = Calibrated(KEY, TARGET, "latency_ms", predictor, noise)
-        found = posterior_latency(known, digits, some, measured)
+        found = posterior_latency(known, some, measured)
         for i in range(0, len(some), 7):
             centre = math.log(guess.mean[i])
             grid = np.linspace(centre - 3, centre + 3, 60_001)
@@ -93,10 +93,10 @@ class TestPosteriorOfLatency:
             assert math.log(found.high[i]) == pytest.approx(mean + Z * sd, abs=1e-3)
             assert math.log(found.low[i]) == pytest.approx(mean - Z * sd, abs=1e-3)
 
-    def test_it_lies_between_its_sources_and_is_surer_than_either(self, predictor, some, digits):
+    def test_it_lies_between_its_sources_and_is_surer_than_either(self, predictor, some):
         guess = predictor.predict(some, level=0.9)
         measured = guess.mean * np.linspace(0.8, 1.25, len(some))
-        found = posterior_latency(Calibrated(KEY, TARGET, "latency_ms", predictor, 0.03), digits, some, measured)
+        found = posterior_latency(Calibrated(KEY, TARGET, "latency_ms", predictor, 0.03), some, measured)
         low, high = np.minimum(guess.mean, measured), np.maximum(guess.mean, measured)
         assert ((found.mean >= low * (1 - 1e-12)) & (found.mean <= high * (1 + 1e-12))).all()
         width = np.log(found.high / found.low)
@@ -108,9 +108,7 @@ class TestPosteriorOfLatency:
         largest = digits.encode([digits.largest])
         small = fit_latency(near, pretend_ms(digits, near), space=digits, rng=np.random.default_rng(0))
         with pytest.warns(UserWarning, match="outside"):
-            found = posterior_latency(
-                Calibrated(KEY, TARGET, "latency_ms", small, 0.05), digits, largest, np.array([3.0])
-            )
+            found = posterior_latency(Calibrated(KEY, TARGET, "latency_ms", small, 0.05), largest, np.array([3.0]))
         assert found.mean == pytest.approx([3.0])
         assert found.high == pytest.approx([3.0 * math.exp(Z * 0.05)], rel=1e-4)
 
@@ -190,7 +188,7 @@ class TestChoosing:
         measured = predictor.predict(some).mean * factors
         found = choose(judge, some, beliefs, {KEY: measured}, ALPHA)
 
-        latency = posterior_latency(judge.latency[KEY], digits, some, measured)
+        latency = posterior_latency(judge.latency[KEY], some, measured)
         scale = np.log(latency.high / latency.mean) / stats.t(20).ppf(0.95)
         chance = np.maximum(
             stats.t(20).sf((math.log(limit) - np.log(latency.mean)) / scale), stats.norm.cdf((least - accuracy) / 0.02)

@@ -59,8 +59,9 @@ def _parts(folder: str | Path, table: LatencyTable) -> PartTable:
     if read.target != table.target:
         raise InputError(f"{folder} has parts of {read.target}, but the table's networks ran on {table.target}")
     features, latency_ms = read_parts(folder)
-    scale = (table.reference_ms or 1.0) / (read.reference_ms or 1.0)
-    return PartTable(features, latency_ms * scale)
+    if table.reference_ms and read.reference_ms:  # neither where every row is disturbed
+        latency_ms = latency_ms * (table.reference_ms / read.reference_ms)
+    return PartTable(features, latency_ms)
 
 
 def _moved(

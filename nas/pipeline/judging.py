@@ -118,7 +118,7 @@ def worth_measuring(judge: Judge, X: Genotypes, accuracy: Floats, most: int) -> 
 def choose(judge: Judge, X: Genotypes, beliefs: Beliefs, measured: Mapping[str, Floats], alpha: float) -> Selection:
     """Accept finalists and take their front. measured: latency, ms, (n,) by budget key of every latency, NaN where it
     is predicted only."""
-    latency = {key: posterior_latency(known, judge.space, X, measured[key]) for key, known in judge.latency.items()}
+    latency = {key: posterior_latency(known, X, measured[key]) for key, known in judge.latency.items()}
     values = exact_values(judge.space.cost(X)) | {key: p.mean for key, p in latency.items()}
     losses = np.stack([1 - beliefs.posterior, *(values[key] for key in judge.objectives)], axis=1)
     exact = [b for b in judge.budgets if b.key not in latency and b.metric != "accuracy"]
@@ -126,7 +126,7 @@ def choose(judge: Judge, X: Genotypes, beliefs: Beliefs, measured: Mapping[str, 
     return select(losses, broken, _chances(judge.budgets, latency, beliefs), alpha)
 
 
-def posterior_latency(known: Calibrated, space: SearchSpace, X: Genotypes, measured_ms: Floats) -> Prediction:
+def posterior_latency(known: Calibrated, X: Genotypes, measured_ms: Floats) -> Prediction:
     """Prediction and measurement of each row combined, on a log scale, weighted by precision: intervals of LEVEL. A row
     that was not measured (NaN) has the predictor's own, up to infinity outside what it was fitted on."""
     guess = known.predictor.predict(X, level=LEVEL)
