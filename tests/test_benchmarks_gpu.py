@@ -6,6 +6,7 @@ import importlib
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -63,6 +64,26 @@ def test_a_part_without_time_leaves_what_it_found_and_lets_the_next_begin(root: 
         ("big", "out of time"),
     ]
     assert "device" in found
+
+
+def test_a_stop_that_other_code_wraps_is_still_one(modules: dict[str, ModuleType], tmp_path: Path) -> None:
+    OutOfTime = modules["bench"].OutOfTime
+
+    class Named:
+        def __set_name__(self, *_: object) -> None:
+            raise OutOfTime  # Python 3.11 makes a RuntimeError of it
+
+    def define() -> dict[str, Any]:
+        type("Owner", (), {"name": Named()})
+        return {}
+
+    bench = modules["bench"].Bench(torch.device("cpu"), [], "", True, tmp_path, until=time.perf_counter() + 100)
+    with pytest.raises(OutOfTime):
+        bench.case("some", {"space": "digits"}, define)
+    bench.run_part("within a case", lambda bench: bench.case("some", {"space": "digits"}, define))
+    bench.run_part("between cases", lambda bench: define())
+    assert [row["error"] for row in bench.figures["some"]] == ["out of time"] * 2
+    assert [row["error"] for row in bench.figures["parts"]] == ["out of time"] * 2
 
 
 def test_an_error_is_the_row_of_its_case(modules: dict[str, ModuleType], tmp_path: Path) -> None:

@@ -60,10 +60,10 @@ class Bench:
             torch.cuda.empty_cache()
         try:
             row = about | run()
-        except OutOfTime:
-            self._add(part, about | {"error": "out of time"})
-            raise
-        except Exception as error:
+        except (OutOfTime, Exception) as error:
+            if _stopped(error):
+                self._add(part, about | {"error": "out of time"})
+                raise OutOfTime from error
             row = about | {"error": measure.said(error)}
         return self._add(part, row)
 
@@ -75,7 +75,9 @@ class Bench:
             try:
                 with _stopped_at(self.until):
                     part(self)
-            except OutOfTime:
+            except (OutOfTime, Exception) as error:
+                if not _stopped(error):
+                    raise
                 stopped["error"] = "out of time"
             return {"seconds": time.perf_counter() - before} | stopped
 
@@ -104,6 +106,13 @@ def _stopped_at(until: float) -> Iterator[None]:
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+
+
+def _stopped(error: BaseException | None) -> bool:
+    """Whether it is OutOfTime, or another error that the code took it for where it was raised."""
+    while error and not isinstance(error, OutOfTime):
+        error = error.__cause__ or error.__context__
+    return error is not None
 
 
 def _short(value: Any) -> Any:
