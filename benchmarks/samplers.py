@@ -5,8 +5,10 @@
     python benchmarks/samplers.py --report [--scale gpu]
 
 Each training goes on where it stopped, each finished one is a row of `--out`/runs.jsonl and not run again. About six
-hours of one core; with `--scale gpu`, another space for much longer, and every sampler. Phases: sweep, seeds, parts
-(one seed of what has an ingredient switched off, and of candidates), macs (as much computation for each).
+hours of one core; with `--scale gpu`, another space for much longer, and every sampler; `narrow` and `wide` are the
+same small space with a lesser and a greater range of costs. Phases: sweep, seeds, parts (one seed of what has an
+ingredient switched off, and of candidates), macs (as much computation for each), rates (more learning rates where the
+sweep left a doubt), long (twice the computation), range (for `narrow` and `wide`), test (the split of that name, once).
 """
 
 from __future__ import annotations
@@ -20,11 +22,12 @@ from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
-from campaign import Row, campaign, loaded, rows_of
+from campaign import Row, append, campaign, loaded, rows_of
 
 import nas
 from nas.data import Data, Split
 from nas.training import Setting, evaluate, load_supernet, make_sampler, train
+from nas.training.checkpoint import MANIFEST
 from nas.training.config import Precision
 from nas.training.samplers.levels import cost_levels
 
@@ -46,10 +49,13 @@ class Scale:
     batch: int
     precision: Precision
     device: str
+    own_rates: bool = True  # or those of `cpu`
 
 
 SCALES = {
     "cpu": Scale(SPACE, STEPS, BATCH, "fp32", "cpu"),
+    "narrow": Scale(str(HERE / "vit_cifar_patch8_narrow.toml"), STEPS, BATCH, "fp32", "cpu", own_rates=False),
+    "wide": Scale(str(HERE / "vit_cifar_patch8_wide.toml"), STEPS, BATCH, "fp32", "cpu", own_rates=False),
     "gpu": Scale("vit_cifar", 8800, 512, "bf16", "cuda"),  # 100 epochs
     "gpu_elasticvit": Scale("elasticvit_cifar", 8800, 512, "bf16", "cuda"),
 }
@@ -85,7 +91,10 @@ OTHERS = [
     Arm("sandwich", "largest:divergence=alpha"), Arm("nested:rest=yes"), Arm("attentive"), Arm("performance"),
     Arm("complexity:min_subnet=yes", "others:divergence=alpha"), Arm("sandwich", "cascade"),
 ]  # fmt: skip
+OWN_WALKS = Arm("complexity:shared=no")  # the variant that came out ahead of the others
+RATHER = [Arm("uniform"), OWN_WALKS, Arm("complexity"), Arm("sandwich")]  # compared for longer, and on other ranges
 PAID = Arm("sandwich", "largest")  # whose training MACs the arms of the phase macs get
+DOUBTED = {Arm("uniform"): (8e-3,), OWN_WALKS: RATES, Arm("complexity", "average:weight=0.5"): (8e-3,), PAID: (5e-4,)}
 
 
 @dataclass(frozen=True)
@@ -111,11 +120,14 @@ def main() -> None:
     options.add_argument("--work", type=Path, default=Path(".bench/samplers"))
     options.add_argument("--out", type=Path, help="results/samplers, and the scale where it is not cpu")
     options.add_argument("--report", action="store_true", help="only the table and the picture")
+    options.add_argument("--test", action="store_true", help="judge the conclusion's arms in --work on the test split")
     asked = options.parse_args()
     scale = SCALES[asked.scale]
     out = asked.out or (OUT if asked.scale == "cpu" else OUT / asked.scale)
     out.mkdir(parents=True, exist_ok=True)
-    if not asked.report:
+    if asked.test:
+        judge_test(scale, asked.data, asked.work, out / "test.jsonl")
+    elif not asked.report:
         find = partial(tasks, scale, asked.phases.split(","))
         campaign(find, partial(run, asked.data, asked.work), out / "runs.jsonl", asked.processes, asked.minutes)
     report(nas.load_space(scale.space), rows_of(out / "runs.jsonl"), out)
@@ -127,9 +139,12 @@ def tasks(scale: Scale, phases: list[str], rows: list[Row]) -> list[Task]:
     arms = MAIN if scale.device == "cpu" else MAIN + OTHERS
     if "sweep" in phases:
         found += [(arm, lr, SWEEP_SEED, scale.steps) for lr in RATES for arm in arms]
-    chosen = {arm: lr for arm in arms if (lr := best_rate(arm, rows)) is not None}
+    if "rates" in phases:
+        found += [(arm, lr, SWEEP_SEED, scale.steps) for arm, rates in DOUBTED.items() for lr in rates]
+    elsewhere = rows if scale.own_rates else rows_of(OUT / "runs.jsonl")
+    chosen = {arm: lr for arm in [*arms, OWN_WALKS] if (lr := best_rate(arm, elsewhere)) is not None}
     if "seeds" in phases:
-        found += [(arm, lr, seed, scale.steps) for seed in SEEDS for arm, lr in chosen.items()]
+        found += [(arm, chosen[arm], seed, scale.steps) for seed in SEEDS for arm in arms if arm in chosen]
     rate = chosen.get(Arm("complexity"))
     if "parts" in phases and rate:
         rates = {arm: chosen.get(Arm(arm.sampler, arm.distil), rate) for arm in PARTS + CANDIDATES}
@@ -139,13 +154,17 @@ def tasks(scale: Scale, phases: list[str], rows: list[Row]) -> list[Task]:
         if best := best_variant(rows):
             rates[best] = chosen.get(Arm(best.sampler, best.distil), rate)
         found += [(arm, lr, seed, paid_steps(arm, scale)) for seed in SEEDS for arm, lr in rates.items()]
+    if "long" in phases and all(arm in chosen for arm in RATHER):
+        found += [(arm, chosen[arm], SEEDS[0], 2 * paid_steps(arm, scale)) for arm in [*RATHER, PAID]]
+    if "range" in phases and all(arm in chosen for arm in RATHER):
+        found += [(arm, chosen[arm], SEEDS[0], scale.steps) for arm in RATHER]
     return [Task(arm, lr, seed, scale, steps) for arm, lr, seed, steps in found]
 
 
 def best_rate(arm: Arm, rows: list[Row]) -> float | None:
-    """Of the sweep, once it is complete."""
+    """Of the sweep and what was added to it, once all of that is there."""
     means = {row["lr"]: row["mean"] for row in rows if row["arm"] == arm.name and row["seed"] == SWEEP_SEED}
-    return max(means, key=means.__getitem__) if set(means) == set(RATES) else None
+    return max(means, key=means.__getitem__) if set(means) >= set(RATES) else None
 
 
 def best_variant(rows: list[Row]) -> Arm | None:
@@ -174,7 +193,8 @@ def run(spec: str, work: Path, task: Task) -> Row:
         label_smoothing=0.1, weight_decay=0.05, warmup=0.05, ema=task.arm.ema, device=scale.device,
     )  # fmt: skip
     seconds = time.process_time() - started
-    found = judge(trained.directory, data, scale.device)
+    first = Split(data.search.images[:IMAGES], data.search.labels[:IMAGES])
+    found = judge(trained.directory, first, data, scale.device)
     return {
         "key": task.key, "arm": task.arm.name, "sampler": task.arm.sampler, "distil": task.arm.distil, "lr": task.lr,
         "seed": task.seed, "steps": task.steps, "subnet_images": task.steps * SUBNETS * scale.batch,
@@ -184,10 +204,9 @@ def run(spec: str, work: Path, task: Task) -> Row:
     }  # fmt: skip
 
 
-def judge(folder: Path, data: Data, device: str) -> Row:
-    """Accuracies on the first images of the search split: of each level, in all, and of both ends."""
+def judge(folder: Path, split: Split, data: Data, device: str) -> Row:
+    """Accuracies on those images: of each level, in all, and of both ends."""
     space, net, info = load_supernet(folder)
-    split = Split(data.search.images[:IMAGES], data.search.labels[:IMAGES])
     archs = [arch for level in judged(space) for arch in level] + [space.smallest, space.largest]
     found = [e.accuracy for e in evaluate(net.to(device), archs, split, normalise=info.normalise, data=data, threads=1)]
     levels = np.reshape(found[:-2], (LEVELS, ARCHS))
@@ -196,6 +215,19 @@ def judge(folder: Path, data: Data, device: str) -> Row:
         "levels": means, "mean": round(statistics.mean(means), 5), "smallest": found[-2], "largest": found[-1],
         "accuracies": levels.tolist(),
     }  # fmt: skip
+
+
+def judge_test(scale: Scale, spec: str, work: Path, path: Path) -> None:
+    """Accuracies on the test split of the arms that the conclusion names, trained longest: each supernet once."""
+    data = loaded(spec)
+    for arm in [*RATHER, PAID]:
+        named = f"{arm.name} lr=* steps={2 * paid_steps(arm, scale)}".replace(" ", "_")
+        for manifest in sorted(work.glob(f"{named}/{MANIFEST}")):
+            digest = load_supernet(manifest.parent)[2].digest
+            if digest not in {row["digest"] for row in rows_of(path)}:
+                found = judge(manifest.parent, data.test, data, scale.device)
+                append(path, {"training": manifest.parent.name, "digest": digest, **found})
+                print(f"{manifest.parent.name}: {100 * found['mean']:.2f} %", flush=True)
 
 
 def judged(space: nas.SearchSpace) -> list[list[nas.Arch]]:
@@ -232,7 +264,7 @@ def report(space: nas.SearchSpace, rows: list[Row], out: Path) -> None:
         lines.append(line(arm, group))
     (out / "table.md").write_text("\n".join(lines) + "\n")
     print("\n".join(lines))
-    if rows:
+    if PAID.name in {row["arm"] for row in rows}:
         picture(rows, costs, out / "samplers.png")
 
 
@@ -269,9 +301,11 @@ def picture(rows: list[Row], costs: list[float], path: Path) -> None:
 
     shown = [(arm, group) for arm, group in groups(rows) if "(sweep)" not in arm] or list(groups(rows))
     usual, main = min(row["steps"] for row in rows), {arm.name for arm in MAIN}
+    paid = statistics.mean(row["train_macs"] for row in rows if row["arm"] == PAID.name and row["steps"] == usual)
     points = [
         {"arm": arm, "MMACs": costs[i], "accuracy": 100 * statistics.mean(v), "low": 100 * min(v), "high": 100 * max(v),
-         "longer": group[0]["steps"] > usual, "main": arm in main, "paid": arm in (PAID.name, PAID.sampler)}
+         "longer": group[0]["steps"] > usual, "main": arm in main, "paid": arm in (PAID.name, PAID.sampler),
+         "times": round(statistics.mean(row["train_macs"] for row in group) / paid)}
         for arm, group in shown
         for i in range(LEVELS)
         for v in [[row["levels"][i] for row in group]]
@@ -284,7 +318,8 @@ def picture(rows: list[Row], costs: list[float], path: Path) -> None:
             & table["arm"].str.startswith("complexity")
             & (~table["main"] | (table["arm"] == "complexity"))
         ],
-        "equal training MACs": table[table["longer"] | table["paid"]],
+        "equal training MACs": table[(table["longer"] & (table["times"] == 1)) | table["paid"]],
+        "twice the training MACs": table[table["longer"] & (table["times"] == 2)],
     }
     charts = []
     for title, part in panels.items():
