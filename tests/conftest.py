@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -31,6 +32,11 @@ settings.register_profile("shared machine", deadline=None)  # an example that ta
 settings.load_profile("shared machine")
 
 ROOT = Path(__file__).resolve().parents[1]
+
+
+def pytest_unconfigure() -> None:
+    for name in ("NAS_HOME", "NAS_CACHE"):
+        shutil.rmtree(os.environ[name], ignore_errors=True)
 
 
 @pytest.hookimpl(tryfirst=True)  # before xdist reads the marks

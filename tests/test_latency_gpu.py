@@ -18,7 +18,7 @@ import pytest
 from test_latency_lasting import Machine
 from test_latency_measure import vit
 
-from nas.errors import MeasureError
+from nas.errors import TargetError
 from nas.latency import RUNTIMES, Target, energy_mj, soak
 from nas.latency.onboard import lasting
 from nas.latency.onboard.gpu import SAMPLE_S, Meter, gpu_facts
@@ -134,7 +134,7 @@ def test_energy_of_a_network_is_a_figure_or_a_reason() -> None:
         small, large = (energy_mj(vit(depth, width=256), target, 3.0) for depth in (1, 12))
         assert 0 < small < large
         return
-    with pytest.raises(MeasureError, match="processors show no counter") as error:
+    with pytest.raises(TargetError, match="processors show no counter") as error:
         energy_mj(vit(1), target, 2.0)
     assert "\n" not in str(error.value)
 

@@ -19,7 +19,9 @@ from hypothesis import strategies as st
 
 from nas.errors import RunError
 from nas.latency import Measurement, TableWriter, Target, read_table
-from nas.latency.table_text import COLUMNS, csv_line, from_cells, to_cells, to_toml
+from nas.latency.table import SCHEMA
+from nas.latency.table_text import COLUMNS, csv_line, from_cells, to_cells
+from nas.latency.toml_text import to_toml
 from nas.space import SearchSpace
 
 TARGET = Target.parse("local/onnxruntime/fp32")
@@ -92,6 +94,27 @@ def test_a_table_is_continued_and_nothing_enters_twice(tmp_path: Path, digits: S
         writer.append(*rows[1])
     writer.append(*rows[2])
     assert read_table(tmp_path).rows["id"].tolist() == [row[0] for row in rows[:3]]
+
+
+@pytest.mark.parametrize("cut", [0, 5, 60])
+def test_a_table_of_the_first_schema_is_read_and_continued(
+    tmp_path: Path, digits: SearchSpace, rows: Rows, cut: int
+) -> None:
+    fill(tmp_path, digits, rows[:2])
+    place = list(COLUMNS).index("energy_mj")  # which schema 1 did not have
+    lines = [line.split(",") for line in (tmp_path / "rows.csv").read_text().splitlines()]
+    text = "".join(",".join(cells[:place] + cells[place + 1 :]) + "\n" for cells in lines)
+    (tmp_path / "rows.csv").write_text(text[: len(text) - cut])
+    header = (tmp_path / "target.toml").read_text()
+    (tmp_path / "target.toml").write_text(header.replace(f"schema = {SCHEMA}", "schema = 1"))
+    table = read_table(tmp_path)
+    assert table.rows["id"].tolist() == [row[0] for row in rows[: 1 if cut else 2]]
+    assert table.rows["energy_mj"].isna().all()
+    writer = TableWriter(tmp_path, TARGET, digits)
+    writer.append(rows[2][0], rows[2][1], replace(rows[2][2], energy_mj=4.5))
+    read = read_table(tmp_path).rows
+    assert read["id"].tolist() == [row[0] for row in rows[:3]]
+    assert read["energy_mj"].fillna(0).tolist() == [0, 0, 4.5]
 
 
 def test_the_reference_is_that_of_the_first_calm_row(tmp_path: Path, digits: SearchSpace, rows: Rows) -> None:
@@ -174,7 +197,7 @@ def test_other_damage_is_named_too(tmp_path: Path, digits: SearchSpace, rows: Ro
     for damaged, says in (
         (text.replace("ratio", "ration"), "line 1: expected the columns"),
         (text + text.splitlines()[1] + "\n", "line 6: .* twice"),
-        (text.replace(",false,", ",", 1), "line 2: 12 cells, expected 13"),
+        (text.replace(",false,", ",", 1), "line 2: 13 cells, expected 14"),
         (text + "\n", "line 6: 0 cells"),
     ):
         (tmp_path / "rows.csv").write_text(damaged)

@@ -21,7 +21,7 @@ from nas.errors import RunError
 from nas.latency import Effort, Samples, Session, TableWriter, Target, measure_archs, read_table
 from nas.latency.imports import import_table
 from nas.latency.protocol import judged
-from nas.latency.table import read_samples, sample_line
+from nas.latency.table import SCHEMA, read_samples, sample_line
 from nas.latency.table_check import check_table
 from nas.latency.table_merge import merge_tables
 from nas.latency.table_show import show_table
@@ -421,7 +421,7 @@ def test_age_is_counted_from_the_first_session(table, imported, nas_here):
 
 
 def test_a_later_format_is_refused_by_every_verb(table, other, imported, tmp_path, nas_here):
-    set_header(table, "schema", "2")
+    set_header(table, "schema", str(SCHEMA + 1))
     edit(imported / "import.toml", lambda text: text.replace("importer = 1", "importer = 2"))
     for line in (
         ("table", "show", table),

@@ -391,7 +391,7 @@ def test_best_takes_one_row(objective, row):
 
 def test_questions_a_front_cannot_answer(tmp_path):
     whole = fronts.tidy(front())
-    with pytest.raises(BudgetError, match="no target 'pixel6/tflite/fp32'"):
+    with pytest.raises(BudgetError, match="no latency_ms on 'pixel6/tflite/fp32'"):
         fronts.where(whole, ["latency_ms<=5@pixel6/tflite/fp32"])
     with pytest.raises(BudgetError, match="no 'latency_p95_ms'"):
         fronts.where(whole, [f"latency_p95_ms<=5@{TARGET}"])

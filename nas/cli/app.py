@@ -184,12 +184,15 @@ def fit_latency(
             "--from", help="Start from this predictor, a folder or one that ships: 5 networks do. Repeatable."
         ),
     ] = None,
+    metric: Annotated[
+        str, typer.Option("--metric", help="latency_ms, latency_p95_ms, or energy_mj of `nas measure --energy`.")
+    ] = "latency_ms",
     as_json: Json = False,
 ) -> None:
-    """Fit a latency predictor to a table; its card is printed."""
+    """Fit a predictor of latency, or of energy, to a table; its card is printed."""
     from nas.pipeline import fit_latency_table
 
-    card = fit_latency_table(table_path, out, sources=source or [], parts=parts).card
+    card = fit_latency_table(table_path, out, metric=metric, sources=source or [], parts=parts).card
     emit(as_json, card.to_dict() | {"out": str(out)}, card.to_markdown())
 
 
@@ -247,7 +250,7 @@ app.command(
 
 @app.command(epilog=example("nas verify results/runs/demo"))
 def verify(run: RunPath, as_json: Json = False) -> None:
-    """Measure the front of a run again in a fresh process and count which rows hold their latency budgets."""
+    """Measure the front of a run again in a fresh process and count which rows hold their budgets."""
     from nas.pipeline import verify as run_verify
 
     with Console() as console:

@@ -33,7 +33,7 @@ def front_table(run: Any) -> str:
 def rows_table(rows: list[dict[str, Any]]) -> str:
     if not rows:
         return "no rows"
-    targets = list(rows[0]["latency_ms"])
+    targets, powered = list(rows[0]["latency_ms"]), list(rows[0].get("energy_mj", ()))
     head = [
         "id",
         "accuracy",
@@ -42,6 +42,7 @@ def rows_table(rows: list[dict[str, Any]]) -> str:
         "M params",
         *(f"ms on {t}" for t in targets),
         *(["verified"] * len(targets)),
+        *(f"mJ on {t}" for t in powered),
     ]
     cells = []
     for row in rows:
@@ -55,6 +56,7 @@ def rows_table(rows: list[dict[str, Any]]) -> str:
                 f"{row['params'] / 1e6:.3g}",
                 *(_measured(figures) for figures in latency),
                 *(_ms(figures["verified"]) for figures in latency),
+                *(_measured(row["energy_mj"][target]) for target in powered),
             ]
         )
     return table(head, cells)
@@ -62,9 +64,9 @@ def rows_table(rows: list[dict[str, Any]]) -> str:
 
 def rate_text(rate: Any) -> str:
     if rate.rate is None:
-        return "no row was verified against a latency budget"
+        return "no row was verified against a budget on a target"
     return (
-        f"{rate.held} of {rate.rows} verified rows hold their latency budget: {rate.rate:.0%} "
+        f"{rate.held} of {rate.rows} verified rows hold their budget: {rate.rate:.0%} "
         f"(95 % interval {rate.low:.0%} to {rate.high:.0%})"
     )
 

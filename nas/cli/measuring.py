@@ -34,6 +34,9 @@ def measure(
     parts: Annotated[
         bool, typer.Option("--parts", help="The attentions, MLPs, stems and heads of the space, each alone.")
     ] = False,
+    energy: Annotated[
+        bool, typer.Option("--energy", help="The millijoules of each network as well, where the device counts them.")
+    ] = False,
     num_classes: Classes = None,
     pack: Annotated[Path | None, typer.Option("--pack", help="Write a file to run on a device out of reach.")] = None,
     unpack: Annotated[
@@ -48,6 +51,8 @@ def measure(
     asked = {"--until": until is not None, "--parts": parts, "--pack": pack is not None, "--unpack": unpack is not None}
     if len(given := [name for name, is_given in asked.items() if is_given]) > 1:
         raise InputError(f"{' and '.join(given)} are different ways to measure; leave out all but one")
+    if energy and given:
+        raise InputError(f"--energy goes with plain measuring, not with {given[0]}")
     loaded = load_space(space, num_classes)
     if pack is not None:
         _pack(loaded, target, samples or SAMPLES, out, pack, seed, as_json)
@@ -61,7 +66,7 @@ def measure(
         elif parts:
             made = _parts(loaded, target, samples or MOST_PARTS, out, seed, console)
         else:
-            made = _plainly(loaded, target, samples or SAMPLES, out, seed, console)
+            made = _plainly(loaded, target, samples or SAMPLES, out, energy, seed, console)
     result = {
         "target": made.target,
         "rows": made.rows,
@@ -79,10 +84,12 @@ def measure(
     )
 
 
-def _plainly(space: SearchSpace, target: str, samples: int, out: Path, seed: int, console: Console) -> Measured:
+def _plainly(
+    space: SearchSpace, target: str, samples: int, out: Path, energy: bool, seed: int, console: Console
+) -> Measured:
     from nas.pipeline import measure as run_measure
 
-    return run_measure(space, target, samples, out, seed=seed, listener=console)
+    return run_measure(space, target, samples, out, seed=seed, energy=energy, listener=console)
 
 
 def _until(

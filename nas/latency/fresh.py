@@ -29,14 +29,16 @@ def measure_in_fresh_process(
     anchor: Arch | None = None,
     effort: Effort | None = None,
     reference_ms: float | None = None,
+    energy: bool = False,
     chunk: int = CHUNK,
     say: Say = lambda text: None,
 ) -> Iterator[tuple[int, Measurement]]:
     """`measure_archs` in a new Python process, which ends with the iteration. Raises `MeasureError` where it fails."""
     if target.device != LOCAL:  # where every session is a process of its own
         yield from measure_archs(
-            archs, target, rng=rng, anchor=anchor, effort=effort, reference_ms=reference_ms, chunk=chunk, say=say
-        )
+            archs, target, rng=rng, anchor=anchor, effort=effort, reference_ms=reference_ms, energy=energy,
+            chunk=chunk, say=say,
+        )  # fmt: skip
         return
     target.check()
     job = {
@@ -46,6 +48,7 @@ def measure_in_fresh_process(
         "seed": int(rng.integers(2**63)),
         "effort": asdict(effort or ADAPTIVE),
         "reference_ms": reference_ms,
+        "energy": energy,
         "chunk": chunk,
     }
     with tempfile.TemporaryFile("w+", errors="replace") as errors:

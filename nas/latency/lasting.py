@@ -41,16 +41,19 @@ def soak(subject: Subject, target: Target, seconds: float) -> Iterator[Second]:
             yield Second(**{field.name: answer[field.name] for field in fields(Second)})
 
 
-def energy_mj(subject: Subject, target: Target, seconds: float = 3.0) -> float:
+ENERGY_S = 3.0
+
+
+def energy_mj(subject: Subject, target: Target, seconds: float = ENERGY_S) -> float:
     """Millijoules of one call, which runs `target.batch` images: the median over the whole seconds of a soak. Of the
     GPU where the target is one, else of the processors and all that runs there, so leave nothing else running. Raises
-    `MeasureError` on a device that says nothing of energy, or where a run takes more than a second."""
+    `TargetError` on a device that says nothing of energy, or where a run takes more than a second."""
     curve = list(soak(subject, target, seconds))
     spent = [second.gpu_energy_mj if target.spec.gpu else second.energy_mj for second in curve]
-    said = [value for value in spent if value is not None]
+    said = [value for value in spent if value]  # a counter that stands still says nothing either
     if not said:
         whose = "GPU counts neither energy nor power" if target.spec.gpu else "processors show no counter (RAPL)"
-        raise MeasureError(f"{target} says nothing of energy: its {whose}, or a run takes more than {seconds:g} s")
+        raise TargetError(f"{target} says nothing of energy: its {whose}, or a run takes more than {seconds:g} s")
     return float(median(said))
 
 

@@ -25,6 +25,7 @@ from nas.arch import Arch, PatchStem, PoolHead, Stage, TransformerBlock
 from nas.cost import cost
 from nas.errors import MeasureError, NasError
 from nas.latency.bench import Bench, open_bench
+from nas.latency.lasting import ENERGY_S, energy_mj
 from nas.latency.protocol import ADAPTIVE, MAX_DRIFT, Clock, Effort, Samples, Say, Session
 from nas.latency.runtimes import Subject
 from nas.latency.target import Target
@@ -53,7 +54,8 @@ class Measurement:
     percentile and the smallest of all timings, brought to the same scale (times reference_ms / anchor_ms). ratio =
     median of the network's round minima / anchor_ms; anchor_ms = median of the anchor's, in the same session. rounds_ms
     (rounds x timed) and anchor_rounds_ms (round minima) are as timed. anchor_drift: `Samples.spread` of the anchor.
-    uncertainty: half of the 90 % interval of ratio, as a share of it; None of fewer than five rounds.
+    uncertainty: half of the 90 % interval of ratio, as a share of it; None of fewer than five rounds. energy_mj:
+    millijoules of one call (`nas.latency.energy_mj`), measured after its latency; None where nobody asked.
     """
 
     target: str
@@ -71,6 +73,7 @@ class Measurement:
     inner: int
     disturbed: bool
     uncertainty: float | None = None
+    energy_mj: float | None = None
 
     def to_row(self) -> dict[str, Any]:
         """Plain JSON values, one per field."""
@@ -96,6 +99,7 @@ def measure_archs(
     anchor: Arch | None = None,
     effort: Effort | None = None,
     reference_ms: float | None = None,
+    energy: bool = False,
     chunk: int = CHUNK,
     progress: Callable[[int, int], None] = lambda done, total: None,
     say: Say = lambda text: None,
@@ -108,13 +112,15 @@ def measure_archs(
     `anchor_arch`). reference_ms: its latency on this target from an earlier session; None makes the first undisturbed
     chunk set it. Order and composition of chunks are drawn from `rng`. What was disturbed is measured again after the
     rest, when the neighbour may be gone, at most `effort.attempts` times in all. Stopping the iteration loses what was
-    not yielded and nothing else. bench: what times them, in place of the target's device. Raises `TargetError` where
-    the target cannot be measured here, `MeasureError` where a network cannot be run.
+    not yielded and nothing else. energy: run each for `ENERGY_S` as well, for its millijoules. bench: what times them,
+    in place of the target's device. Raises `TargetError` where the target cannot be measured here or counts no
+    energy, `MeasureError` where a network cannot be run.
     """
     archs, effort, anchor = list(archs), effort or ADAPTIVE, anchor or anchor_arch()
     opened = nullcontext(bench) if bench else open_bench(target, anchor, clock=clock, say=say)
     with opened as timing:
-        yield from _sessions(timing, archs, target, rng, anchor, effort, reference_ms, chunk, progress, say)
+        for i, found in _sessions(timing, archs, target, rng, anchor, effort, reference_ms, chunk, progress, say):
+            yield i, replace(found, energy_mj=energy_mj(archs[i], target, ENERGY_S)) if energy else found
 
 
 def _sessions(

@@ -39,18 +39,19 @@ from nas.latency.table_text import (
     from_cells,
     readme,
     to_cells,
-    to_toml,
 )
 from nas.latency.target import Target
+from nas.latency.toml_text import to_toml
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from nas.space import SearchSpace
 
-SCHEMA = 1  # of the folder as a whole; a later one is refused, an earlier one read
+SCHEMA = 2  # of the folder as a whole; a later one is refused, an earlier one read
 HEADER, ROWS, SAMPLES, SESSIONS = "target.toml", "rows.csv", "samples.jsonl", "sessions.jsonl"
 TITLES = csv_line(list(COLUMNS))
+ADDED = "energy_mj"  # the column that schema 2 added
 T = TypeVar("T")
 
 
@@ -88,7 +89,7 @@ def read_table(path: str | Path) -> LatencyTable:
 
     path = Path(path)
     header = _read_header(path / HEADER)
-    lines, note = whole_lines(path / ROWS)
+    lines, note = row_lines(path / ROWS)
     if lines[:1] != [TITLES.rstrip("\n")]:
         raise RunError(f"{path / ROWS}, line 1: expected the columns {TITLES.strip()}")
     rows = _parse_rows(path / ROWS, lines[1:])
@@ -188,10 +189,11 @@ class TableWriter:
         samples, torn = self._repair_samples()
         expected = TITLES + "".join(csv_line(cells) for cells in samples)
         file = self.path / ROWS
-        found = file.read_text(encoding="utf-8") if file.exists() else ""
+        content = file.read_text(encoding="utf-8") if file.exists() else ""
+        found = "\n".join(_brought_up(content.split("\n")))
         if not expected.startswith(found):
             raise RunError(f"{file} differs from {SAMPLES} beside it; restore one of them, or choose another folder")
-        if found != expected:
+        if content != expected:
             self._guard(lambda: write_whole(file, expected))
         lacking = bool(found) and found != expected
         notes = (*torn, *([f"{file}: rows that were cut short were written again from {SAMPLES}"] if lacking else []))
@@ -306,6 +308,21 @@ def whole_lines(path: Path) -> tuple[list[str], tuple[str, ...]]:
         return [line.decode() for line in lines], note
     except UnicodeDecodeError as error:
         raise RunError(f"{path} is damaged: {error}; restore it or measure again") from None
+
+
+def row_lines(path: Path) -> tuple[list[str], tuple[str, ...]]:
+    """`whole_lines` of a rows.csv, of an earlier schema as well."""
+    lines, notes = whole_lines(path)
+    return _brought_up(lines), notes
+
+
+def _brought_up(lines: list[str]) -> list[str]:
+    """The lines of a rows.csv, with the column that schema 1 lacked. A line that is torn stays so."""
+    if lines[:1] != [",".join(name for name in COLUMNS if name != ADDED)]:
+        return lines
+    place, rows = list(COLUMNS).index(ADDED), [line.split(",") for line in lines[1:]]  # no cell holds a comma
+    added = [",".join([*cells[:place], "", *cells[place:]] if len(cells) > place else cells) for cells in rows]
+    return [TITLES.rstrip("\n"), *added]
 
 
 def _parse_rows(path: Path, lines: list[str]) -> list[dict[str, Any]]:

@@ -32,6 +32,7 @@ from nas.latency.table import (
     differences,
     read_samples,
     read_table,
+    row_lines,
     whole_lines,
 )
 from nas.latency.table_show import age_days, kind_of
@@ -96,7 +97,7 @@ def recomputed(found: Measurement) -> dict[str, float]:
 
 
 def _row_faults(path: Path, samples: list[Sample]) -> Iterator[str]:
-    rows, _ = whole_lines(path / ROWS)
+    rows, _ = row_lines(path / ROWS)
     expected = [TITLES, *(csv_line(to_cells(*sample)) for sample in samples)]
     for number, (row, line) in enumerate(zip(rows, expected, strict=False), start=1):
         if row + "\n" != line:

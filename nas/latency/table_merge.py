@@ -34,11 +34,13 @@ from nas.latency.table import (
     differences,
     read_samples,
     read_table,
+    row_lines,
     sample_line,
     whole_lines,
 )
 from nas.latency.table_show import kind_of
-from nas.latency.table_text import csv_line, readme, to_cells, to_toml
+from nas.latency.table_text import csv_line, readme, to_cells
+from nas.latency.toml_text import to_toml
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,7 @@ def _read(path: Path) -> _Read:
         raise RunError(f"{path} has no rows yet; repeat its `nas measure` to go on, or leave it out")
     samples = read_samples(path)
     cells = [csv_line(to_cells(*sample)) for sample in samples]
-    rows, _ = whole_lines(path / ROWS)
+    rows, _ = row_lines(path / ROWS)
     if [row + "\n" for row in rows] != [TITLES, *cells]:
         raise RunError(f"{path / ROWS} differs from {SAMPLES} beside it; restore one of them: nas table check {path}")
     return table, samples

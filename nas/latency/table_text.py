@@ -1,10 +1,9 @@
-"""The texts of a latency table: rows of its CSV, its TOML header, its README."""
+"""The texts of a latency table: rows of its CSV and its README."""
 
 from __future__ import annotations
 
 import csv
 import io
-import json
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,6 +13,8 @@ from nas.latency.runtimes import RUNTIMES
 
 FIGURES = ("latency_ms", "latency_p95_ms", "min_ms", "ratio", "anchor_ms", "reference_ms")
 """Columns that hold a positive number."""
+MAYBE = {"uncertainty": 0.0, "energy_mj": None}
+"""Columns that may be empty, and the least that they hold, where that is not any positive number."""
 
 COLUMNS = {
     "id": "id of the architecture",
@@ -21,6 +22,7 @@ COLUMNS = {
     "latency_ms": "ratio x reference_ms, milliseconds of one call on the whole batch",
     "latency_p95_ms": "95th percentile of all timings, on the scale of reference_ms",
     "min_ms": "smallest timing, on the scale of reference_ms",
+    "energy_mj": "millijoules of one call on the whole batch; empty where it was not asked for",
     "ratio": "median of round minima over that of the anchor in the same session",
     "anchor_ms": "median of the anchor's round minima in that session, milliseconds",
     "reference_ms": "what the anchor takes on this target undisturbed, milliseconds",
@@ -41,7 +43,8 @@ def to_cells(arch_id: str, genotype: Sequence[int] | None, measurement: Measurem
     """One row of rows.csv; floats in the shortest form that reads back as the same number."""
     values = measurement.to_row() | {"id": arch_id, "genotype": " ".join(map(str, genotype or ()))}
     values["disturbed"] = "true" if measurement.disturbed else "false"
-    values["uncertainty"] = "" if measurement.uncertainty is None else repr(float(measurement.uncertainty))
+    for name in MAYBE:
+        values[name] = "" if values[name] is None else repr(float(values[name]))
     return [repr(float(values[c])) if c in (*FIGURES, "anchor_drift") else str(values[c]) for c in COLUMNS]
 
 
@@ -54,7 +57,8 @@ def from_cells(cells: Sequence[str]) -> dict[str, Any]:
         raise RowError("the id is empty")
     for name in (*FIGURES, "anchor_drift"):
         row[name] = _number(name, row[name], least=0.0 if name == "anchor_drift" else None)
-    row["uncertainty"] = _number("uncertainty", row["uncertainty"], least=0.0) if row["uncertainty"] else None
+    for name, least in MAYBE.items():
+        row[name] = _number(name, row[name], least) if row[name] else None
     row["inner"] = int(_number("inner", row["inner"]))
     row["genotype"] = tuple(_whole("genotype", gene) for gene in row["genotype"].split())
     if row["disturbed"] not in ("true", "false"):
@@ -74,18 +78,11 @@ def check_measurement(measurement: Measurement) -> None:
     """`RowError` where a figure is not a positive finite number."""
     for name in FIGURES:
         _number(name, str(getattr(measurement, name)))
+    if measurement.energy_mj is not None:
+        _number("energy_mj", str(measurement.energy_mj))
     for timings in measurement.rounds_ms:
         for ms in timings:
             _number("a timing", str(ms))
-
-
-def to_toml(header: Mapping[str, Any]) -> str:
-    """TOML of a mapping of texts, numbers, flags, lists of them and one level of tables; None is left out."""
-    plain = [f"{key} = {_toml_value(value)}" for key, value in header.items() if _is_plain(value)]
-    for table, values in header.items():
-        if isinstance(values, Mapping):
-            plain += ["", f"[{table}]", *(f"{key} = {_toml_value(v)}" for key, v in values.items() if _is_plain(v))]
-    return "\n".join(plain) + "\n"
 
 
 def readme(header: Mapping[str, Any]) -> str:
@@ -110,15 +107,6 @@ threads {header["threads"]}, batch {header["batch"]}, from {header["started"]} o
 
 Read it with `nas.latency.read_table(folder)`. Rows whose `disturbed` is true should not be fitted on.
 """
-
-
-def _is_plain(value: Any) -> bool:
-    return value is not None and not isinstance(value, Mapping)
-
-
-def _toml_value(value: Any) -> str:
-    # JSON's texts, numbers, flags and lists are TOML's too, once characters are written as they are.
-    return json.dumps(value, ensure_ascii=False, allow_nan=False).replace("\x7f", "\\u007F")
 
 
 def _number(name: str, text: str, least: float | None = None) -> float:

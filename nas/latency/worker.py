@@ -39,6 +39,7 @@ def main() -> int:
             anchor=Arch.from_json(job["anchor"]) if job["anchor"] else None,
             effort=Effort(**job["effort"]),
             reference_ms=job["reference_ms"],
+            energy=job["energy"],
             chunk=job["chunk"],
             say=lambda text: answer({"say": text}),
         )

@@ -13,6 +13,7 @@ import numpy as np
 
 from nas.arch import Arch
 from nas.latency import Measurement, Target, estimate_seconds, host_facts, measure_archs
+from nas.latency.lasting import ENERGY_S
 from nas.pipeline.fitting import made_with
 from nas.pipeline.listener import Listener
 from nas.pipeline.measuring import spread
@@ -20,11 +21,13 @@ from nas.pipeline.predicted import measurable, serving
 from nas.predict import LatencyPredictor, fit_latency, repeat_noise
 from nas.runs import RunDir
 from nas.runs.journal import Row
-from nas.search import Budget
+from nas.search import Budget, parse_budgets
 from nas.space import Genotypes, SearchSpace
 
+ENERGY = "energy_mj"
 CALIBRATION_ROWS = 48
 REPEATED_ROWS = 10  # measured in a second session as well, for the noise of a repeat
+_SUFFIXES = {"latency_ms": "", "latency_p95_ms": "_p95", "energy_mj": "_energy"}
 ASSUMED_NOISE = 0.03  # sd of log latency where nobody measured it: what interleaved rounds leave on a shared machine
 
 
@@ -44,12 +47,12 @@ class Calibrated:
 
     def save(self, run: RunDir) -> None:
         """Into the folder `predictors` of a run."""
-        suffix = "" if self.metric == "latency_ms" else "_p95"
-        self.predictor.save(run.path / "predictors" / (self.target.replace("/", "_") + suffix))
+        self.predictor.save(run.path / "predictors" / (self.target.replace("/", "_") + _SUFFIXES[self.metric]))
 
 
 def latency_keys(budgets: Iterable[Budget]) -> list[tuple[str, str]]:
-    """(metric, target) of every latency that budgets limit, and the plain latency of each target that they name."""
+    """(metric, target) of every latency and energy that budgets limit, and the plain latency of each target that they
+    name."""
     limited = [(b.metric, b.target) for b in budgets if b.target is not None]
     plain = [("latency_ms", target) for _, target in limited]
     return list(dict.fromkeys([*plain, *limited]))
@@ -58,8 +61,8 @@ def latency_keys(budgets: Iterable[Budget]) -> list[tuple[str, str]]:
 def latency_ends(
     space: SearchSpace, keys: Sequence[tuple[str, str]], given: Sequence[LatencyPredictor], listener: Listener
 ) -> dict[str, tuple[float, float]]:
-    """Latency of the smallest and of the largest network, ms, by budget key: as a given predictor has it, else measured
-    now, so that a budget out of reach is refused before anything is calibrated for it."""
+    """Latency, or energy, of the smallest and of the largest network, by budget key: as a given predictor has it, else
+    measured now, so that a budget out of reach is refused before anything is calibrated for it."""
     ends: dict[str, tuple[float, float]] = {}
     measured: dict[str, list[Measurement]] = {}
     corners = [space.smallest, space.largest]
@@ -67,7 +70,12 @@ def latency_ends(
         predictor = serving(given, metric, target)
         if predictor is None and target not in measured:
             listener.say(f"measuring the smallest and the largest network on {target}, to see what can be asked of it")
-            found = dict(measure_archs(corners, Target.parse(target), rng=np.random.default_rng(0), say=listener.say))
+            found = dict(
+                measure_archs(
+                    corners, Target.parse(target), rng=np.random.default_rng(0), energy=(ENERGY, target) in keys,
+                    say=listener.say,
+                )
+            )  # fmt: skip
             measured[target] = [found[place] for place in range(len(corners))]
         pair = [getattr(m, metric) for m in measured[target]] if predictor is None else predictor.mean(corners)
         ends[f"{metric}@{target}"] = (float(min(pair)), float(max(pair)))
@@ -136,8 +144,9 @@ def measure_rows(run: RunDir, space: SearchSpace, target: str, sitting: Sitting,
     if not missing:
         return
     subjects, expected = [archs[i] for i in missing], sitting.expected()
-    reference_ms = reference_of(known, target) or sitting.reference_ms(space)
+    reference_ms, energy = reference_of(known, target) or sitting.reference_ms(space), asks_energy(run, target)
     seconds = estimate_seconds(subjects, parsed, anchor=space.middle, reference_ms=reference_ms)
+    seconds += energy * ENERGY_S * len(subjects)
     listener.say(f"measuring {len(subjects)} networks on {target} to {phase}: about {seconds:.0f} s")
     for place, measurement in measure_archs(
         subjects,
@@ -145,12 +154,19 @@ def measure_rows(run: RunDir, space: SearchSpace, target: str, sitting: Sitting,
         rng=np.random.default_rng([len(run.measurements()), sitting.repeat]),
         anchor=space.middle,
         reference_ms=reference_ms,
+        energy=energy,
         progress=lambda done, total: listener.progress(f"measure ({phase})", done, total),
         say=listener.say,
     ):
         i = missing[place]
         row = measurement_row(archs[i], sitting.X[i], measurement, phase, sitting.repeat)
         run.record_measurement(row | expected[i])
+
+
+def asks_energy(run: RunDir, target: str) -> bool:
+    """Whether a budget of the run limits the energy of networks on a target."""
+    limited = parse_budgets(run.inputs["budgets"])
+    return any(budget.metric == ENERGY and budget.target == target for budget in limited)
 
 
 def measurement_row(arch: Arch, genotype: Genotypes, measurement: Measurement, phase: str, repeat: int = 0) -> Row:

@@ -44,6 +44,9 @@ def card(arch: Arch, row: Mapping[str, Any], inputs: Mapping[str, Any], side: in
         if figures["measured"] is None and figures["predicted"] is not None:
             high = f", at most {figures['high']:.4g} at the upper end of its interval" if figures["high"] else ""
             lines.append(f"- {figures['predicted']:.4g} ms on {target}, predicted, not measured{high}")
+    for target, figures in row.get("energy_mj", {}).items():
+        if (found := figures["verified"] or figures["measured"]) is not None:
+            lines.append(f"- {found:.4g} mJ of energy on {target}, of all that ran there")
     return "\n".join(line if line.startswith("- ") else f"{line}\n" for line in lines) + "\n"
 
 

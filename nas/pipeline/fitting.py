@@ -18,6 +18,8 @@ from nas.predict.parts import PartTable
 from nas.runs import Run
 from nas.space import Genotypes, SearchSpace, space_from_toml
 
+METRICS = ("latency_ms", "latency_p95_ms", "energy_mj")  # of the rows of a table
+
 
 def fit_latency_table(
     table: str | Path,
@@ -27,12 +29,16 @@ def fit_latency_table(
     sources: Sequence[str | Path] = (),
     parts: str | Path | None = None,
 ) -> LatencyPredictor:
-    """Fit the latency of a table's networks, save the predictor into the folder `out`, and return it.
+    """Fit a metric of a table's networks, latency or energy, save the predictor into the folder `out`, and return it.
 
     sources: folders of predictors, or names of those that ship, to start from where the table has few networks
     (`fit_transfer`). parts: a folder of parts that were timed alone on the same target. Raises InputError where no
-    source knows networks like the table's, and for parts of another target.
+    source knows networks like the table's, for parts of another target, and where the table lacks the metric.
     """
+    if metric not in METRICS:
+        raise InputError(f"unknown metric {metric!r} of a table, expected one of {', '.join(METRICS)}")
+    if parts is not None and metric != METRICS[0]:
+        raise InputError(f"parts say how long things take, not what their {metric} is; leave out --parts")
     if sources and parts is not None:
         raise InputError("parts and other predictors are two ways to need fewer networks; leave out --from or --parts")
     read = read_table(table)
@@ -40,8 +46,10 @@ def fit_latency_table(
         raise InputError(
             f"{table} does not say which search space its networks are from; measure it with `nas measure`"
         )
+    if read.rows[metric].isna().any():
+        raise InputError(f"{table} has networks without {metric}; measure them with `nas measure --energy`")
     space = space_from_toml(read.header["space"]["toml"])
-    rows = read.genotypes, read.rows[metric].to_numpy()
+    rows = read.genotypes, read.rows[metric].to_numpy(float)
     about = made_with(space, str(read.target), metric, read.reference_ms)
     with one_thread():
         if sources:

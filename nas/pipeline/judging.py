@@ -36,7 +36,8 @@ FOLDS = 5
 class Judge:
     """Budgets, objectives and latency predictors of one search.
 
-    objectives: budget keys of what is traded against accuracy, `latency_ms@TARGET` or `macs`.
+    objectives: budget keys of what is traded against accuracy, `latency_ms@TARGET`, `energy_mj@TARGET` or
+    `macs`.
     """
 
     space: SearchSpace

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from nas.latency import Effort, TableWriter, Target, disturbances, estimate_seconds, measure_archs, read_table
+from nas.latency.lasting import ENERGY_S
 from nas.latency.parts import measure_parts as time_parts
 from nas.latency.target import LOCAL
 from nas.pipeline.listener import SILENT, Listener
@@ -36,16 +37,19 @@ def measure(
     out: str | Path,
     *,
     seed: int = 0,
+    energy: bool = False,
     effort: Effort | None = None,
     listener: Listener = SILENT,
 ) -> Measured:
     """Measure `samples` networks of a space on a target into the table `out`: the smallest, the largest, the rest with
-    every gene drawn uniformly. Repeating the call measures what is missing."""
+    every gene drawn uniformly. energy: the millijoules of each as well. Repeating the call measures what is missing.
+    """
     space = space if isinstance(space, SearchSpace) else load_space(space)
     target = Target.parse(target) if isinstance(target, str) else target
     target.check()
     writer = TableWriter(out, target, space, say=listener.say)
-    return measure_missing(writer, space, target, spread(space, samples, first_rng(seed)), seed, effort, listener)
+    X = spread(space, samples, first_rng(seed))
+    return measure_missing(writer, space, target, X, seed, effort, listener, energy)
 
 
 def first_rng(seed: int) -> np.random.Generator:
@@ -61,6 +65,7 @@ def measure_missing(
     seed: int,
     effort: Effort | None,
     listener: Listener,
+    energy: bool = False,
 ) -> Measured:
     """Measure the rows X (n, d) that a table lacks, and append each as it comes."""
     archs = space.decode(X)
@@ -69,7 +74,7 @@ def measure_missing(
     if missing:
         seconds = estimate_seconds(
             [archs[i] for i in missing], target, anchor=space.middle, effort=effort, reference_ms=writer.reference_ms
-        )
+        ) + energy * ENERGY_S * len(missing)
         listener.say(
             f"measuring {len(missing)} of {len(archs)} networks on {target}: about {seconds:.0f} s undisturbed"
         )
@@ -83,6 +88,7 @@ def measure_missing(
             anchor=space.middle,
             effort=effort,
             reference_ms=writer.reference_ms,
+            energy=energy,
             progress=lambda done, total: listener.progress("measure", done, total),
             say=listener.say,
         )

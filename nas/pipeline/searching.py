@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from nas.errors import InputError
-from nas.pipeline.calibrating import calibrate, latency_ends, latency_keys
+from nas.pipeline.calibrating import ENERGY, calibrate, latency_ends, latency_keys
 from nas.pipeline.fitting import one_thread, recorded_facts
 from nas.pipeline.judging import LEVEL, Floats, Judge
 from nas.pipeline.listener import SILENT, Listener
@@ -65,7 +65,8 @@ def search(
 ) -> Run:
     """Search the subnets of a trained supernet (a folder of `train`) for a front within budgets.
 
-    Latency on every target that a budget names is traded against accuracy, MACs where none does. predictors: folders of
+    Latency on every target that a budget names is traded against accuracy, and energy where one limits it; MACs where
+    none names a target. predictors: folders of
     `fit latency`, or names of those that ship; targets without one are measured here first, and those that cannot be
     measured here are predicted only, which takes a predictor with an interval. refine: networks of each round that are
     measured, for the predictors and their intervals to learn from what the search picks. precision: of the accuracies,
@@ -123,7 +124,8 @@ def _calibrated(
 ) -> Judge:
     keys = latency_keys(budgets)
     latency = calibrate(run, task.space, keys, given, seed, task.listener)
-    objectives = tuple(f"latency_ms@{target}" for target in dict.fromkeys(target for _, target in keys)) or ("macs",)
+    traded = [f"{metric}@{target}" for metric, target in keys if metric in ("latency_ms", ENERGY)]
+    objectives = tuple(dict.fromkeys(traded)) or ("macs",)
     judge = Judge(task.space, budgets, objectives, latency)
     check_reachable(budgets, judge.ranges())
     run.reach("calibrated", objectives=list(objectives))

@@ -15,7 +15,7 @@ from nas.pipeline.judging import LEVEL, Beliefs, Judge, believe, choose, worth_m
 from nas.pipeline.task import Task
 from nas.predict import fit_accuracy
 from nas.runs import RunDir, write_atomic
-from nas.runs.front import latency_column
+from nas.runs.front import TARGET_METRICS, target_column
 from nas.search import Outcome
 from nas.space import Genotypes
 
@@ -101,10 +101,10 @@ def _write_front(
         "memory_mib": cost.memory_mib,
     }
     for key, known in judge.latency.items():
-        if known.metric == "latency_ms":
+        if known.metric in TARGET_METRICS:
             guess = known.predictor.predict(X, level=LEVEL)
             figures = {"predicted": guess.mean, "low": guess.low, "high": guess.high, "measured": measured[key][index]}
-            columns |= {latency_column(known.target, name): column for name, column in figures.items()}
+            columns |= {target_column(known.metric, known.target, name): column for name, column in figures.items()}
     frame = pd.DataFrame(columns).replace([np.inf], np.nan).sort_values("macs", kind="stable")
     for arch in archs:
         write_model(run, task, arch)

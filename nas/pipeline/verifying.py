@@ -10,12 +10,13 @@ import numpy as np
 from nas.arch import Arch
 from nas.errors import RunError
 from nas.latency import Target, estimate_seconds, measure_in_fresh_process
-from nas.pipeline.calibrating import measurement_row, reference_of
+from nas.latency.lasting import ENERGY_S
+from nas.pipeline.calibrating import asks_energy, measurement_row, reference_of
 from nas.pipeline.cards import write_cards
 from nas.pipeline.fitting import recorded_facts, space_of
 from nas.pipeline.listener import SILENT, Listener
 from nas.runs import Run, RunDir
-from nas.runs.front import HoldRate, covered, held, hold_rate, latency_column
+from nas.runs.front import TARGET_METRICS, HoldRate, covered, held, hold_rate, target_column, targets
 from nas.space import SearchSpace
 
 
@@ -68,7 +69,9 @@ def _verify_on(target: str, archs: list[Arch], space: SearchSpace, writer: RunDi
         return
     parsed = Target.parse(target)
     reference_ms = reference_of(known, target)
+    energy = asks_energy(writer, target)
     seconds = estimate_seconds(missing, parsed, anchor=space.middle, reference_ms=reference_ms)
+    seconds += energy * ENERGY_S * len(missing)
     listener.say(f"verifying {len(missing)} rows on {target} in a fresh process: about {seconds:.0f} s")
     listener.progress("verify", 0, len(missing))
     measured = measure_in_fresh_process(
@@ -77,6 +80,7 @@ def _verify_on(target: str, archs: list[Arch], space: SearchSpace, writer: RunDi
         rng=np.random.default_rng(len(writer.measurements())),
         anchor=space.middle,
         reference_ms=reference_ms,
+        energy=energy,
         say=listener.say,
     )
     for done, (index, measurement) in enumerate(measured, start=1):
@@ -90,9 +94,11 @@ def _write(writer: RunDir) -> None:
     run = Run(writer.path)
     front = run.front.copy()
     rows = run.measurements[run.measurements["phase"] == "verify"]
-    for target in rows["target"].unique():
-        known = rows[rows["target"] == target].drop_duplicates("arch", keep="last").set_index("arch")["latency_ms"]
-        front[latency_column(target, "verified")] = front["id"].map(known).astype(float)
+    for metric in TARGET_METRICS:
+        for target in targets(front, metric):
+            known = rows[rows["target"] == target].drop_duplicates("arch", keep="last").set_index("arch")
+            if len(known):
+                front[target_column(metric, target, "verified")] = front["id"].map(known[metric]).astype(float)
     writer.write_front(front)
     write_cards(writer)
     rate = hold_rate(held(front, run.measurements, run.measured_budgets))

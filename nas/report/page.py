@@ -96,7 +96,7 @@ def _answer(view: View) -> str:
 def _hold_box(view: View) -> tuple[str, str]:
     rate = view.rate
     if rate.rate is None or rate.low is None or rate.high is None:
-        return ("not verified", "no row was measured again against a latency budget")
+        return ("not verified", "no row was measured again against a budget on a target")
     interval = f"95 % interval of that rate (Wilson): {100 * rate.low:.0f}–{100 * rate.high:.0f} %"
     return (
         f"{rate.held} of {rate.rows} held",

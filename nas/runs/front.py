@@ -2,7 +2,8 @@
 
 A data frame (one row an architecture), a flat CSV, and the JSON list of `nas pareto --json`. Latencies of a target are
 the columns `latency_ms[TARGET].predicted`, `.low`, `.high` (the predictor's interval), `.measured` (select phase) and
-`.verified` (measured again in a fresh process), all in milliseconds; an empty cell is a figure nobody has yet.
+`.verified` (measured again in a fresh process), all in milliseconds; likewise `energy_mj[TARGET]`, in millijoules,
+where a budget limits it. An empty cell is a figure nobody has yet.
 """
 
 from __future__ import annotations
@@ -22,19 +23,20 @@ if TYPE_CHECKING:
     from nas.search.budgets import Budget
 
 ACCURACY = ("predicted", "low", "high", "inherited", "finetuned", "test")
+TARGET_METRICS = ("latency_ms", "energy_mj")
 LATENCY = ("predicted", "low", "high", "measured", "verified")
 COLUMNS = (
     *("id", "macs", "params", "accuracy_predicted", "accuracy_low", "accuracy_high", "accuracy_inherited"),
     *("accuracy_finetuned", "accuracy_test", "precision", "memory_mib"),
 )
 _TEXT = ("id", "precision")
-_LATENCY_COLUMN = re.compile(r"latency_ms\[(.+)\]\.(" + "|".join(LATENCY) + ")")
+_TARGET_COLUMN = re.compile("(" + "|".join(TARGET_METRICS) + r")\[(.+)\]\.(" + "|".join(LATENCY) + ")")
 _OPERATORS = {"<=": operator.le, ">=": operator.ge, "<": operator.lt, ">": operator.gt}
 
 
 class HoldRate(NamedTuple):
-    """How many verified rows kept every latency budget, with the 95 % Wilson interval of the rate. `rate`, `low` and
-    `high` are None where nothing was verified against a budget."""
+    """How many verified rows kept every budget on a target, with the 95 % Wilson interval of the rate. `rate`, `low`
+    and `high` are None where nothing was verified against a budget."""
 
     rows: int
     held: int
@@ -43,15 +45,15 @@ class HoldRate(NamedTuple):
     high: float | None
 
 
-def latency_column(target: str, figure: str) -> str:
-    """The name of the column that holds one figure (see `LATENCY`) of one target."""
-    return f"latency_ms[{target}].{figure}"
+def target_column(metric: str, target: str, figure: str) -> str:
+    """The name of the column that holds one figure (see `LATENCY`) of a metric on a target."""
+    return f"{metric}[{target}].{figure}"
 
 
-def targets(front: pd.DataFrame) -> list[str]:
-    """The targets a front has latencies of, in the order of its columns."""
-    matches = (_LATENCY_COLUMN.fullmatch(str(name)) for name in front.columns)
-    return list(dict.fromkeys(match[1] for match in matches if match))
+def targets(front: pd.DataFrame, metric: str = "latency_ms") -> list[str]:
+    """The targets a front has a metric of, in the order of its columns."""
+    matches = (_TARGET_COLUMN.fullmatch(str(name)) for name in front.columns)
+    return list(dict.fromkeys(match[2] for match in matches if match and match[1] == metric))
 
 
 def tidy(front: pd.DataFrame) -> pd.DataFrame:
@@ -62,7 +64,10 @@ def tidy(front: pd.DataFrame) -> pd.DataFrame:
 
     if "id" not in front.columns or front["id"].isna().any() or front["id"].duplicated().any():
         raise RunError("a front needs a column 'id' with one id a row and none twice")
-    wanted = [*COLUMNS, *(latency_column(target, figure) for target in targets(front) for figure in LATENCY)]
+    wanted = [
+        *COLUMNS,
+        *(target_column(m, t, figure) for m in TARGET_METRICS for t in targets(front, m) for figure in LATENCY),
+    ]
     frame = pd.DataFrame({name: front[name].to_numpy() if name in front else np.nan for name in wanted}, columns=wanted)
     for name in wanted:
         frame[name] = _typed(frame[name], name)
@@ -104,7 +109,7 @@ def from_csv(source: Path | str) -> pd.DataFrame:
 def to_rows(front: pd.DataFrame) -> list[dict[str, Any]]:
     """The JSON list of the command line; a figure nobody has is None."""
     frame = tidy(front)
-    known = targets(frame)
+    known = {metric: targets(frame, metric) for metric in TARGET_METRICS}
     return [_to_row(dict(zip(frame.columns, values, strict=True)), known) for values in frame.itertuples(index=False)]
 
 
@@ -116,16 +121,19 @@ def from_rows(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
 
 
 def values(front: pd.DataFrame, metric: str, target: str | None = None) -> pd.Series[Any]:
-    """The best-known value of a metric for every row: measured before believed. Latency: verified, else measured, else
-    the upper bound. Accuracy: finetuned, else inherited, else predicted; never the test split's, which selects nothing.
+    """The best-known value of a metric for every row: measured before believed. Latency and energy: verified, else
+    measured, else the upper bound. Accuracy: finetuned, else inherited, else predicted; never the test split's, which
+    selects nothing.
     """
-    if metric == "latency_ms":
-        return _latency(front, target)
+    if metric in TARGET_METRICS:
+        return _on_target(front, metric, target)
     if metric == "accuracy":
         return _first_known(front, [f"accuracy_{figure}" for figure in ("finetuned", "inherited", "predicted")])
     if metric in ("macs", "params", "memory_mib"):
         return front[metric].astype(float)
-    raise BudgetError(f"a front has no {metric!r}; use accuracy, macs, params, memory_mib or latency_ms@TARGET")
+    raise BudgetError(
+        f"a front has no {metric!r}; use accuracy, macs, params, memory_mib, latency_ms@TARGET or energy_mj@TARGET"
+    )
 
 
 def where(front: pd.DataFrame, expressions: Sequence[str]) -> pd.DataFrame:
@@ -154,11 +162,11 @@ def keeps(column: pd.Series[Any], budget: Budget) -> pd.Series[bool]:
 
 
 def held(front: pd.DataFrame, measurements: pd.DataFrame, budgets: Sequence[Budget]) -> pd.Series[Any]:
-    """For each row of the front whether it kept every latency budget when verified; None where it was not verified. The
-    latest verification of an architecture on a target is the one that stands."""
+    """For each row of the front whether it kept every budget on a target when verified; None where it was not verified.
+    The latest verification of an architecture on a target is the one that stands."""
     import pandas as pd
 
-    asked = [budget for budget in budgets if budget.metric.startswith("latency")]
+    asked = [budget for budget in budgets if budget.target is not None]
     verified = measurements[measurements["phase"] == "verify"].drop_duplicates(["arch", "target"], keep="last")
     verdicts = [_verdict(verified[verified["arch"] == arch_id], asked) for arch_id in front["id"]]
     return pd.Series(verdicts, index=front.index, dtype=object)
@@ -180,7 +188,8 @@ def covered(front: pd.DataFrame, target: str) -> tuple[int, int]:
 
     These rows were selected, so less is to be expected than the coverage on a card, which is for rows drawn at random.
     """
-    low, high, verified = (front[latency_column(target, name)].astype(float) for name in ("low", "high", "verified"))
+    columns = (target_column("latency_ms", target, name) for name in ("low", "high", "verified"))
+    low, high, verified = (front[column].astype(float) for column in columns)
     known = verified.notna() & high.notna()
     return int(((verified >= low) & (verified <= high))[known].sum()), int(known.sum())
 
@@ -195,14 +204,14 @@ def _verdict(rows: pd.DataFrame, budgets: Sequence[Budget]) -> bool | None:
     return all(verdicts) if verdicts else None
 
 
-def _latency(front: pd.DataFrame, target: str | None) -> pd.Series[Any]:
-    known = targets(front)
+def _on_target(front: pd.DataFrame, metric: str, target: str | None) -> pd.Series[Any]:
+    known = targets(front, metric)
     if target is None and len(known) == 1:
         target = known[0]
     if target not in known:
-        asked = "latency_ms needs a target" if target is None else f"the front has no target {target!r}"
+        asked = f"{metric} needs a target" if target is None else f"the front has no {metric} on {target!r}"
         raise BudgetError(f"{asked}; add @TARGET, one of: {', '.join(known) or 'none in this run'}")
-    return _first_known(front, [latency_column(target, figure) for figure in ("verified", "measured", "high")])
+    return _first_known(front, [target_column(metric, target, figure) for figure in ("verified", "measured", "high")])
 
 
 def _first_known(front: pd.DataFrame, columns: Sequence[str]) -> pd.Series[Any]:
@@ -212,7 +221,7 @@ def _first_known(front: pd.DataFrame, columns: Sequence[str]) -> pd.Series[Any]:
     return column
 
 
-def _to_row(row: Mapping[str, Any], known: Sequence[str]) -> dict[str, Any]:
+def _to_row(row: Mapping[str, Any], known: Mapping[str, Sequence[str]]) -> dict[str, Any]:
     return {
         "id": row["id"],
         "accuracy": {figure: _known(row[f"accuracy_{figure}"]) for figure in ACCURACY}
@@ -220,19 +229,23 @@ def _to_row(row: Mapping[str, Any], known: Sequence[str]) -> dict[str, Any]:
         "macs": _known(row["macs"]),
         "params": _known(row["params"]),
         "memory_mib": _known(row["memory_mib"]),
-        "latency_ms": {t: {figure: _known(row[latency_column(t, figure)]) for figure in LATENCY} for t in known},
+    } | {
+        metric: {t: {figure: _known(row[target_column(metric, t, figure)]) for figure in LATENCY} for t in named}
+        for metric, named in known.items()
+        if named or metric == "latency_ms"
     }
 
 
 def _from_row(row: Mapping[str, Any]) -> dict[str, Any]:
     accuracy = {f"accuracy_{figure}": row["accuracy"].get(figure) for figure in ACCURACY}
-    latency = {
-        latency_column(target, figure): figures.get(figure)
-        for target, figures in row["latency_ms"].items()
+    on_targets = {
+        target_column(metric, target, figure): figures.get(figure)
+        for metric in TARGET_METRICS
+        for target, figures in row.get(metric, {}).items()
         for figure in LATENCY
     }
     flat = {name: row.get(name) for name in ("id", "macs", "params", "memory_mib")}
-    return flat | accuracy | {"precision": row["accuracy"].get("precision")} | latency
+    return flat | accuracy | {"precision": row["accuracy"].get("precision")} | on_targets
 
 
 def _known(value: Any) -> Any:

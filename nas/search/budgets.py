@@ -42,6 +42,7 @@ class Metric:
 METRICS: Mapping[str, Metric] = {
     "latency_ms": Metric("<=", "ms", on_target=True, example="latency_ms<=5@local/onnxruntime/fp32"),
     "latency_p95_ms": Metric("<=", "ms", on_target=True, example="latency_p95_ms<=33@local/onnxruntime/fp32"),
+    "energy_mj": Metric("<=", "mJ", on_target=True, example="energy_mj<=40@local/onnxruntime/fp32"),
     "params": Metric("<=", "parameters", multiples=True, example="params<=1.5M"),
     "macs": Metric("<=", "multiply-accumulates", multiples=True, example="macs<=60M"),
     "memory_mib": Metric("<=", "MiB", example="memory_mib<=20"),

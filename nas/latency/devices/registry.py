@@ -16,8 +16,8 @@ from nas.latency.bench import Bench, Pace
 from nas.latency.devices.remote import Channel
 from nas.latency.protocol import Say
 from nas.latency.runtimes import Subject
-from nas.latency.table_text import to_toml
 from nas.latency.target import LOCAL, Target
+from nas.latency.toml_text import to_toml
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,39}")
 _FILE = "devices.toml"

@@ -27,7 +27,8 @@ from nas.files import write_folder as write_texts
 from nas.latency.imports.nn_meter_vit import block_keys
 from nas.latency.imports.rows import COLUMNS, Array, Harvest, Where, keeper, per_call
 from nas.latency.table import check_schema
-from nas.latency.table_text import csv_line, to_toml
+from nas.latency.table_text import csv_line
+from nas.latency.toml_text import to_toml
 
 if TYPE_CHECKING:
     import pandas as pd
