@@ -2,6 +2,7 @@
 
     OMP_NUM_THREADS=1 python benchmarks/latency_here.py [--cases fp32,runtimes] [--minutes 90] [--out results]
     python benchmarks/latency_here.py --report --out results
+    python benchmarks/latency_here.py --ship epyc-zen5     # what is measured, into latency_tables/ and predictors/
 
 A case is a space on a target. Three tables each, by the public protocol: networks to fit (the ends, then every gene
 uniform), others drawn at random to judge by, and these once more in later sessions: what a perfect predictor would
@@ -16,15 +17,17 @@ import argparse
 import time
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import record
 
+from nas.cost import FEATURES
 from nas.latency import LatencyTable, TableWriter, Target, estimate_seconds, measure_archs, read_table
 from nas.latency.parts import READERS, measure_parts, read_parts
+from nas.latency.table_merge import merge_tables
 from nas.pipeline.fitting import one_thread
 from nas.pipeline.measuring import spread
 from nas.predict import PredictionWarning, fit_latency, repeat_noise
@@ -33,10 +36,15 @@ from nas.predict.metrics import kendall_tau, mape, within
 from nas.predict.parts import PartTable
 from nas.space import Genotypes, SearchSpace, load_space
 
+ROOT = Path(__file__).resolve().parents[1]
 SIZES = (20, 50, 100)
 GOALS = {20: 0.03, 50: 0.025, 100: 0.022}  # mean error, or 1.1 times what a perfect predictor misses by
 NOISY = 1.1
 RUNTIMES = ("onnxruntime/int8", "openvino/fp32", "openvino/bf16", "litert/fp32", "torch/fp32")
+
+
+NOT_OTHERS = "Not for another processor, runtime version, precision or number of threads than those below."
+TRANSFER = "Five networks measured on another device make it that device's: `nas fit latency TABLE --from {name}`."
 
 
 @dataclass(frozen=True)
@@ -72,9 +80,15 @@ def main() -> None:
     options.add_argument("--work", type=Path, default=Path(".bench/latency_here"))
     options.add_argument("--out", type=Path)
     options.add_argument("--report", action="store_true", help="only what the tables that are there say")
+    options.add_argument("--ship", metavar="DEVICE", help="what this processor is called in the names of predictors")
     asked = options.parse_args()
     ends = time.monotonic() + 60 * asked.minutes
     cases = [case for group in asked.cases for case in CASES[group]]
+    if asked.ship:
+        for case in cases:
+            if judged(case, asked.work):
+                ship(case, asked.work, asked.ship)
+        return
     for case in cases if not asked.report else ():
         for measure in tables(case, asked.work):
             if time.monotonic() < ends:
@@ -191,6 +205,30 @@ def at_size(
         "held": bool((figures["mape"] or 1) <= asked),
         "beside": {name: dict(row) for name, row in card.baselines.items()} | beside,
     }  # fmt: skip
+
+
+def ship(case: Case, work: Path, device: str) -> None:
+    """All that was measured as one table, and a predictor fitted on all of it, for features of any space."""
+    space, folder, name = load_space(case.space), case.folder(work), f"{case.folder(work).name}_{case.space}"
+    table = merge_tables([folder / "train", folder / "test"], ROOT / "latency_tables" / name).path
+    read, held_out = read_table(table), rows_of(case)[1]
+    once, twice = (by_genotype(read_table(folder / part), held_out) for part in ("test", "again"))
+    header, calm = read.header, ~read.rows["disturbed"].to_numpy(bool)
+    about = {
+        "target": case.target.replace("local", device, 1), "metric": "latency_ms", "source": f"latency_tables/{name}",
+        "cpu": header["host"]["cpu"], header["runtime"]: header["runtime_version"], "measured": header["started"],
+        "space": space.name, "made_by": "benchmarks/latency_here.py",
+    }  # fmt: skip
+    latency_ms = read.rows["latency_ms"].to_numpy(float)
+    with one_thread():
+        predictor = fit_latency(
+            space.features(read.genotypes)[calm], latency_ms[calm], names=FEATURES, noise=repeat_noise(once, twice),
+            made_with=about, rng=np.random.default_rng(0),
+        )  # fmt: skip
+    kept = f"{about['target'].replace('/', '_')}_{space.name}"
+    notes = (NOT_OTHERS, TRANSFER.format(name=kept))
+    predictor = replace(predictor, card=replace(predictor.card, notes=notes))
+    print(predictor.save(ROOT / "predictors" / kept))
 
 
 def figures_of(predicted: np.ndarray, measured: np.ndarray) -> dict[str, float | None]:

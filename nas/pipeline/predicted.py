@@ -111,6 +111,8 @@ def _obstacle(target: str) -> str | None:
 
 
 def _what_ships(metric: str, target: str) -> str:
-    if metric == "latency_ms" and folder_name(target) in catalogue.predictors():
-        return f"; or have it predicted, by what ships: --predictor {folder_name(target)}"
+    shipped = {name: LatencyPredictor.load(folder) for name, folder in catalogue.predictors().items()}
+    names = [name for name, predictor in shipped.items() if serving([predictor], metric, target)]
+    if names:
+        return f"; or have it predicted, by what ships: --predictor {' or '.join(names)}"
     return ""
