@@ -85,7 +85,7 @@ def test_a_budget_of_energy_is_searched_promised_and_verified(table: Path, tmp_p
     assert verified.rate.rows == len(run.front)
     found = nas_here("pareto", run.path, "--where", f"energy_mj<={10 * limit:.4g}@{TARGET}", "--json").json["front"]
     assert [row["energy_mj"][TARGET]["verified"] > 0 for row in found] == [True] * len(run.front)
-    assert "mJ of energy on" in (run.path / "models" / found[0]["id"] / "README.md").read_text()
+    assert "mJ of energy on" in (run.path / "models" / found[0]["id"] / "card.md").read_text()
 
 
 def test_what_nobody_counts_is_said(nas_here, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
