@@ -241,15 +241,19 @@ def interrupted(arguments: Sequence[object], when: str, cwd: Path) -> tuple[int,
     """Start a command, press Ctrl-C once `when` is on stderr; exit code and what was said after it."""
     command = [sys.executable, "-u", "-m", "nas.cli", *map(str, arguments)]
     child = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(), cwd=cwd
-    )
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(), cwd=cwd,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # what a shell starts behind it ignores Ctrl-C
+    )  # fmt: skip
     assert child.stderr is not None
-    for line in child.stderr:
-        if line.startswith(when):
-            break
-    time.sleep(0.3)
-    child.send_signal(signal.SIGINT)
-    out, err = child.communicate(timeout=100)
+    try:
+        for line in child.stderr:
+            if line.startswith(when):
+                break
+        time.sleep(0.3)
+        child.send_signal(signal.SIGINT)
+        out, err = child.communicate(timeout=100)
+    finally:
+        child.kill()
     assert out == ""
     return child.returncode, err
 
