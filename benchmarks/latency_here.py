@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 import record
+from ship_predictors import NOT_OTHERS
 
 from nas.cost import FEATURES
 from nas.latency import LatencyTable, TableWriter, Target, estimate_seconds, measure_archs, read_table
@@ -41,9 +42,6 @@ SIZES = (20, 50, 100)
 GOALS = {20: 0.03, 50: 0.025, 100: 0.022}  # mean error, or 1.1 times what a perfect predictor misses by
 NOISY = 1.1
 RUNTIMES = ("onnxruntime/int8", "openvino/fp32", "openvino/bf16", "litert/fp32", "torch/fp32")
-
-
-NOT_OTHERS = "Not for another processor, runtime version, precision or number of threads than those below."
 TRANSFER = "Five networks measured on another device make it that device's: `nas fit latency TABLE --from {name}`."
 
 
@@ -225,10 +223,9 @@ def ship(case: Case, work: Path, device: str) -> None:
             space.features(read.genotypes)[calm], latency_ms[calm], names=FEATURES, noise=repeat_noise(once, twice),
             made_with=about, rng=np.random.default_rng(0),
         )  # fmt: skip
-    kept = f"{about['target'].replace('/', '_')}_{space.name}"
-    notes = (NOT_OTHERS, TRANSFER.format(name=kept))
-    predictor = replace(predictor, card=replace(predictor.card, notes=notes))
-    print(predictor.save(ROOT / "predictors" / kept))
+    label = f"{about['target'].replace('/', '_')}_{space.name}"
+    card = replace(predictor.card, notes=(NOT_OTHERS, TRANSFER.format(name=label)))
+    print(replace(predictor, card=card).save(ROOT / "predictors" / label))
 
 
 def figures_of(predicted: np.ndarray, measured: np.ndarray) -> dict[str, float | None]:

@@ -2,13 +2,15 @@
 
     OMP_NUM_THREADS=1 python benchmarks/samplers.py --data parquet:CIFAR10 [--processes 2] [--phases sweep,seeds,...]
     OMP_NUM_THREADS=1 python benchmarks/samplers.py --data parquet:CIFAR10 --scale gpu [--processes 6] [--minutes 9]
+    OMP_NUM_THREADS=1 python benchmarks/samplers.py --data parquet:CIFAR10 --test
     python benchmarks/samplers.py --report [--scale gpu]
 
 Each training goes on where it stopped, each finished one is a row of `--out`/runs.jsonl and not run again. About six
 hours of one core; with `--scale gpu`, another space for much longer, and every sampler; `narrow` and `wide` are the
 same small space with a lesser and a greater range of costs. Phases: sweep, seeds, parts (one seed of what has an
 ingredient switched off, and of candidates), macs (as much computation for each), rates (more learning rates where the
-sweep left a doubt), long (twice the computation), range (for `narrow` and `wide`), test (the split of that name, once).
+sweep left a doubt), long (twice the computation), range (for `narrow` and `wide`). `--test` judges the arms of long on
+the test split, each once.
 """
 
 from __future__ import annotations
@@ -92,7 +94,7 @@ OTHERS = [
     Arm("complexity:min_subnet=yes", "others:divergence=alpha"), Arm("sandwich", "cascade"),
 ]  # fmt: skip
 OWN_WALKS = Arm("complexity:shared=no")  # the variant that came out ahead of the others
-RATHER = [Arm("uniform"), OWN_WALKS, Arm("complexity"), Arm("sandwich")]  # compared for longer, and on other ranges
+LEADING = [Arm("uniform"), OWN_WALKS, Arm("complexity"), Arm("sandwich")]  # compared for longer, and on other ranges
 PAID = Arm("sandwich", "largest")  # whose training MACs the arms of the phase macs get
 DOUBTED = {Arm("uniform"): (8e-3,), OWN_WALKS: RATES, Arm("complexity", "average:weight=0.5"): (8e-3,), PAID: (5e-4,)}
 
@@ -141,8 +143,8 @@ def tasks(scale: Scale, phases: list[str], rows: list[Row]) -> list[Task]:
         found += [(arm, lr, SWEEP_SEED, scale.steps) for lr in RATES for arm in arms]
     if "rates" in phases:
         found += [(arm, lr, SWEEP_SEED, scale.steps) for arm, rates in DOUBTED.items() for lr in rates]
-    elsewhere = rows if scale.own_rates else rows_of(OUT / "runs.jsonl")
-    chosen = {arm: lr for arm in [*arms, OWN_WALKS] if (lr := best_rate(arm, elsewhere)) is not None}
+    swept = rows if scale.own_rates else rows_of(OUT / "runs.jsonl")
+    chosen = {arm: lr for arm in [*arms, OWN_WALKS] if (lr := best_rate(arm, swept)) is not None}
     if "seeds" in phases:
         found += [(arm, chosen[arm], seed, scale.steps) for seed in SEEDS for arm in arms if arm in chosen]
     rate = chosen.get(Arm("complexity"))
@@ -154,15 +156,15 @@ def tasks(scale: Scale, phases: list[str], rows: list[Row]) -> list[Task]:
         if best := best_variant(rows):
             rates[best] = chosen.get(Arm(best.sampler, best.distil), rate)
         found += [(arm, lr, seed, paid_steps(arm, scale)) for seed in SEEDS for arm, lr in rates.items()]
-    if "long" in phases and all(arm in chosen for arm in RATHER):
-        found += [(arm, chosen[arm], SEEDS[0], 2 * paid_steps(arm, scale)) for arm in [*RATHER, PAID]]
-    if "range" in phases and all(arm in chosen for arm in RATHER):
-        found += [(arm, chosen[arm], SEEDS[0], scale.steps) for arm in RATHER]
+    if "long" in phases:
+        found += [(arm, chosen[arm], SEEDS[0], 2 * paid_steps(arm, scale)) for arm in [*LEADING, PAID] if arm in chosen]
+    if "range" in phases:
+        found += [(arm, chosen[arm], SEEDS[0], scale.steps) for arm in LEADING if arm in chosen]
     return [Task(arm, lr, seed, scale, steps) for arm, lr, seed, steps in found]
 
 
 def best_rate(arm: Arm, rows: list[Row]) -> float | None:
-    """Of the sweep and what was added to it, once all of that is there."""
+    """Of all that were tried, once the sweep is complete."""
     means = {row["lr"]: row["mean"] for row in rows if row["arm"] == arm.name and row["seed"] == SWEEP_SEED}
     return max(means, key=means.__getitem__) if set(means) >= set(RATES) else None
 
@@ -220,7 +222,7 @@ def judge(folder: Path, split: Split, data: Data, device: str) -> Row:
 def judge_test(scale: Scale, spec: str, work: Path, path: Path) -> None:
     """Accuracies on the test split of the arms that the conclusion names, trained longest: each supernet once."""
     data = loaded(spec)
-    for arm in [*RATHER, PAID]:
+    for arm in [*LEADING, PAID]:
         named = f"{arm.name} lr=* steps={2 * paid_steps(arm, scale)}".replace(" ", "_")
         for manifest in sorted(work.glob(f"{named}/{MANIFEST}")):
             digest = load_supernet(manifest.parent)[2].digest

@@ -131,7 +131,7 @@ def test_one_of_our_own_tables_says_what_its_table_holds(name: str, root: Path) 
     assert mape(found.mean, measured) < 0.025
     assert ((found.low <= measured) & (measured <= found.high)).mean() > 0.85
     assert predictor.card.figures["mape"] < 0.5 * predictor.card.baselines["macs_x_scale"]["mape"]
-    assert predictor.card.notes[0].startswith("Not for another processor")
+    assert predictor.card.notes[0].startswith("Not for another device")
 
 
 @pytest.mark.parametrize(("name", "space"), [(GPUS[0], "autoformer_tiny"), (BLOCKS[1], "elasticvit")])
