@@ -35,6 +35,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def pytest_unconfigure() -> None:
+    """Nothing that the tests kept stays."""
     for name in ("NAS_HOME", "NAS_CACHE"):
         shutil.rmtree(os.environ[name], ignore_errors=True)
 

@@ -77,7 +77,9 @@ def test_a_table_without_time_is_left_for_a_repetition(root: Path, tmp_path: Pat
     assert len(read_table(tmp_path / "digits" / "local_torch_fp32").rows) == 0
 
 
-@pytest.mark.skipif(RUNTIMES["torch_cuda"].lacking is None, reason="there is a GPU")
+@pytest.mark.skipif(
+    RUNTIMES["torch_cuda"].lacking is None, reason="there is a GPU here: what is said without one cannot be"
+)
 def test_without_a_gpu_a_line_says_so(root: Path, tmp_path: Path) -> None:
     done = run(root, tmp_path)
     assert done.returncode == 1

@@ -315,7 +315,7 @@ def test_the_verbs(phones: standin.Phones, nas_here: Any, tmp_path: Path) -> Non
 def real_adb(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The adb of this machine with a server of its own, which is ended."""
     if shutil.which("adb") is None:
-        pytest.skip("no adb: install it to test what it says without a phone")
+        pytest.skip("no adb: install adb to test what it says without a phone")
     monkeypatch.setenv("ANDROID_ADB_SERVER_PORT", str(free_port()))
     yield
     subprocess.run(["adb", "kill-server"], capture_output=True, timeout=60)

@@ -39,7 +39,7 @@ def asked(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., dict[str, A
     if find_spec("pynvml") is None:
         pytest.skip("nvidia-ml-py is not installed: pip install 'paretovit[gpu]'")
     if (compiler := shutil.which("cc")) is None:
-        pytest.skip("the stand-in needs a C compiler")
+        pytest.skip("no C compiler, which the stand-in of the GPU driver's library needs: install gcc")
     folder = tmp_path_factory.mktemp("driver")
     source = Path(__file__).with_name("nvml_standin.c")
     made = folder / "libnvidia-ml.so.1"
@@ -141,5 +141,5 @@ def test_energy_of_a_network_is_a_figure_or_a_reason() -> None:
 
 def test_nothing_is_said_of_a_gpu_that_is_not_there() -> None:
     if RUNTIMES["torch_cuda"].lacking is None:
-        pytest.skip("there is one")
+        pytest.skip("there is a GPU here: what is said without one cannot be")
     assert gpu_facts() == {}

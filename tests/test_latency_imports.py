@@ -230,7 +230,7 @@ def test_a_damaged_import_is_refused(written, tmp_path):
 def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """The address of an https server on this machine that hands out a folder, with a certificate of its own."""
     if shutil.which("openssl") is None:
-        pytest.skip("no openssl to make a certificate with")
+        pytest.skip("no openssl to make a certificate with: install openssl")
     certificate, key, served = tmp_path / "cert.pem", tmp_path / "key.pem", tmp_path / "served"
     served.mkdir()
     (served / "hwgpt.csv").write_text(HWGPT)

@@ -97,6 +97,8 @@ def test_what_nobody_counts_is_said(nas_here, tmp_path: Path, monkeypatch: pytes
     assert (silent.code, "says nothing of energy" in silent.last) == (2, True)
     assert nas_here(*command, "--energy", "--parts").code == 2
     assert nas_here(*command).code == 0
+    late = nas_here(*command, "--energy")
+    assert (late.code, "holds 2 networks without energy; choose another folder" in late.last) == (2, True)
     refused = nas_here("fit", "latency", "table", "--metric", "energy_mj", "--out", "fitted")
-    assert (refused.code, "measure them with `nas measure --energy`" in refused.last) == (2, True)
+    assert (refused.code, "measure a table with `nas measure --energy`" in refused.last) == (2, True)
     assert nas_here("fit", "latency", "table", "--metric", "watts", "--out", "fitted").code == 2

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy import stats
 
-from nas.pipeline.calibrating import Calibrated, latency_keys
+from nas.pipeline.calibrating import Calibrated, target_keys
 from nas.pipeline.judging import Beliefs, Judge, believe, choose, exact_values, posterior_latency, worth_measuring
 from nas.pipeline.measuring import spread
 from nas.pipeline.searching import _initial, plan_of
@@ -237,12 +237,12 @@ class TestJudge:
 
 def test_every_target_s_plain_latency_is_known_and_each_key_once():
     texts = ["params<=1M", f"latency_p95_ms<=3@{TARGET}", "latency_ms<=1@local/torch/fp32", f"latency_ms<=2@{TARGET}"]
-    keys = latency_keys(parse_budget(text) for text in texts)
+    keys = target_keys(parse_budget(text) for text in texts)
     assert sorted(keys) == sorted(
         [("latency_ms", TARGET), ("latency_p95_ms", TARGET), ("latency_ms", "local/torch/fp32")]
     )
     assert keys[0][0] == "latency_ms"
-    assert latency_keys([parse_budget("params<=1M")]) == []
+    assert target_keys([parse_budget("params<=1M")]) == []
 
 
 @given(st.integers(8, 5000))

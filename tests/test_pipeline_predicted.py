@@ -15,7 +15,7 @@ from nas.cli import main
 from nas.cost import FEATURES
 from nas.errors import InputError, RunError, TargetError
 from nas.latency import Measurement, TableWriter, Target
-from nas.pipeline.calibrating import Calibrated, latency_keys
+from nas.pipeline.calibrating import Calibrated, target_keys
 from nas.pipeline.fitting import fit_latency_table
 from nas.pipeline.judging import LEVEL, posterior_latency
 from nas.pipeline.listener import SILENT, Silent
@@ -49,7 +49,7 @@ def away(digits) -> LatencyPredictor:
 
 
 def keys_of(*targets: str) -> list[tuple[str, str]]:
-    return latency_keys(parse_budget(f"latency_ms<=5@{target}") for target in targets)
+    return target_keys(parse_budget(f"latency_ms<=5@{target}") for target in targets)
 
 
 class Said(Silent):
@@ -67,7 +67,7 @@ def test_a_target_is_measured_else_predicted_else_refused(away):
         check_targets(keys_of(AWAY))
     with pytest.raises(TargetError, match="--predictor pixel6_tflite_fp32"):
         check_targets(keys_of(PIXEL))
-    p95 = latency_keys([parse_budget(f"latency_p95_ms<=5@{AWAY}")])
+    p95 = target_keys([parse_budget(f"latency_p95_ms<=5@{AWAY}")])
     with pytest.raises(TargetError, match="farphone"):  # the predictor is of another statistic
         check_targets(p95, [away])
 

@@ -157,7 +157,7 @@ def test_a_plan_trains_nothing(nas_train, tmp_path):
     assert not (tmp_path / "net").exists()
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA device is here: what is said without one cannot be")
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here: what is said without one cannot be")
 def test_a_plan_for_a_device_that_is_not_here_is_counted(nas_train, tmp_path):
     here, away = (json.loads(nas_train(SMALL, "--plan", "--json", *more)[1]) for more in ((), ("--device", "cuda")))
     assert away == {name: here[name] for name in ("steps", "macs", "disk_mib", "epochs")}

@@ -304,7 +304,7 @@ QUIET = (
 def browser(tmp_path):
     pytest.importorskip("selenium", reason="the browser test needs selenium (extra: dev)")
     if not CHROMIUM or not DRIVER:
-        pytest.skip("no chromium with chromedriver on this machine")
+        pytest.skip("no chromium with chromedriver: install chromium and chromium-driver")
     from selenium.webdriver import Chrome, ChromeOptions
     from selenium.webdriver.chrome.service import Service
 

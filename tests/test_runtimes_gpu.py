@@ -36,7 +36,10 @@ OFF = {"fp32": 1e-5, "bf16": 0.1, "fp16": 0.02}
 CPU = torch.device("cpu")
 WAITING = {"aten::_local_scalar_dense", "aten::lift_fresh", "aten::nonzero", "aten::item"}
 """Operators that a GPU has to be waited for, or that bring a value of the host's: a graph can hold neither."""
-no_gpu = pytest.mark.skipif(RUNTIMES["torch_cuda"].lacking is not None, reason="there is no GPU here")
+no_gpu = pytest.mark.skipif(
+    RUNTIMES["torch_cuda"].lacking is not None,
+    reason="no GPU here with a torch built for CUDA: benchmarks/gpu/README.md says what runs where there is one",
+)
 
 
 def images_of(batch: int, arch: Any) -> torch.Tensor:
@@ -144,7 +147,7 @@ def test_gpu_targets_read_back_and_can_be_budgeted_for(text: str) -> None:
 def test_without_a_gpu_a_line_says_what_is_lacking(text: str) -> None:
     target = Target.parse(text)
     if target in local_targets():
-        pytest.skip("it can be measured here")
+        pytest.skip(f"{text} can be measured here: what is said without its GPU or runtime cannot be")
     with pytest.raises(TargetError, match=r"GPU|nvidia|CUDA|onnxruntime-gpu|Provider") as error:
         target.check()
     assert "\n" not in str(error.value)
@@ -165,7 +168,7 @@ def test_torch_is_soaked_in_this_process() -> None:
 @pytest.mark.parametrize("ask", [check, check_tensorrt])
 def test_an_onnxruntime_without_the_provider_is_refused(ask: Any) -> None:
     if CUDA in onnxruntime.get_available_providers():
-        pytest.skip("it has CUDA")
+        pytest.skip("this ONNX Runtime has CUDA: what is said without it cannot be")
     with pytest.raises(LoadError, match=r"no \w+ExecutionProvider here, only .*; put onnxruntime-gpu") as error:
         ask()
     assert "\n" not in str(error.value)
@@ -182,7 +185,9 @@ def test_a_session_that_fell_back_is_refused() -> None:
         check_first(session, CUDA)
     others = [name for name in onnxruntime.get_available_providers() if name == "AzureExecutionProvider"]
     if not others:
-        pytest.skip("this ONNX Runtime has no provider that takes no operator")
+        pytest.skip(
+            "this ONNX Runtime lacks AzureExecutionProvider, which takes no operator and so falls back as a whole"
+        )
     options = options_for(1, 1)
     assert open_session(graph, options, others).get_providers() == [*others, "CPUExecutionProvider"]
     options = options_for(1, 1)

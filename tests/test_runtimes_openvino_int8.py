@@ -122,7 +122,7 @@ def test_what_cannot_be_quantised_is_said(network: Network, tmp_path: Path) -> N
 
 def test_without_nncf_the_extra_is_named(network: Network, tmp_path: Path) -> None:
     if find_spec("nncf"):
-        pytest.skip("NNCF is installed: what is said without it is tested where it is not")
+        pytest.skip("NNCF is here: what is said without it is tested before the extras are installed")
     with pytest.raises(InputError, match=r"pip install 'paretovit\[(nncf|openvino)\]'"):
         export_openvino_int8(network, NETWORKS[NAME], tmp_path / "m.xml", images=images_of(NETWORKS[NAME]))
 

@@ -8,6 +8,7 @@ from nas.arch import Arch
 from nas.cost import cost, operators
 from nas.export.vit_graph import as_vit
 from nas.latency.bench import Pace
+from nas.latency.lasting import ENERGY_S
 from nas.latency.measure import CHUNK, anchor_arch, chunks, glance, mib
 from nas.latency.protocol import ADAPTIVE, Effort
 from nas.latency.runtimes import RUNTIMES, Subject
@@ -28,6 +29,7 @@ def estimate_seconds(
     anchor: Arch | None = None,
     effort: Effort | None = None,
     reference_ms: float | None = None,
+    energy: bool = False,
 ) -> float:
     """About how long `measure_archs` with the same arguments takes undisturbed.
 
@@ -47,7 +49,7 @@ def estimate_seconds(
     for subject in subjects:
         run_s = cost(subject if isinstance(subject, Arch) else reference).macs * second_per_mac
         total += effort.rounds * (pace.visit_s + timings * max(pace.timing_s, run_s)) + pace.mib_s * mib(subject)
-    return total + _lower_s([*archs, reference], target)
+    return total + energy * ENERGY_S * len(archs) + _lower_s([*archs, reference], target)
 
 
 def _pace(target: Target) -> Pace:

@@ -144,6 +144,11 @@ class TableWriter:
         return frozenset(self._rows)
 
     @property
+    def without_energy(self) -> int:
+        """How many networks were measured without asking for their energy."""
+        return sum(row["energy_mj"] is None for row in self._rows.values())
+
+    @property
     def reference_ms(self) -> float | None:
         """As `LatencyTable.reference_ms`."""
         return next((row["reference_ms"] for row in self._rows.values() if not row["disturbed"]), None)

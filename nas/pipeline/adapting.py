@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from nas.errors import RunError
-from nas.pipeline.calibrating import latency_ends, latency_keys
+from nas.pipeline.calibrating import target_ends, target_keys
 from nas.pipeline.judging import Judge
 from nas.pipeline.listener import SILENT, Listener
 from nas.pipeline.precision import judging_target
@@ -57,8 +57,8 @@ def adapt(
     out = Path(out)
     folder = supernet_folder(out)
     parsed = tuple(parse_budget(b) if isinstance(b, str) else b for b in budgets)
-    check_targets(latency_keys(parsed))
-    judging_target(latency_keys(parsed), precision)
+    check_targets(target_keys(parsed))
+    judging_target(target_keys(parsed), precision)
     check_device(device)
     check_folder(out)
     if (out / "run.json").exists() and not (folder / START).exists():
@@ -67,7 +67,7 @@ def adapt(
 
     def check(space: SearchSpace) -> None:
         check_reachable(parsed, Judge(space, (), (), {}).ranges())
-        check_reachable(parsed, latency_ends(space, latency_keys(parsed), (), listener))
+        check_reachable(parsed, target_ends(space, target_keys(parsed), (), listener))
 
     with torch_threads(threads):
         start = prepare(request, folder, torch.device(device), check, listener)

@@ -13,7 +13,6 @@ import numpy as np
 
 from nas.arch import Arch
 from nas.latency import Measurement, Target, estimate_seconds, host_facts, measure_archs
-from nas.latency.lasting import ENERGY_S
 from nas.pipeline.fitting import made_with
 from nas.pipeline.listener import Listener
 from nas.pipeline.measuring import spread
@@ -50,7 +49,7 @@ class Calibrated:
         self.predictor.save(run.path / "predictors" / (self.target.replace("/", "_") + _SUFFIXES[self.metric]))
 
 
-def latency_keys(budgets: Iterable[Budget]) -> list[tuple[str, str]]:
+def target_keys(budgets: Iterable[Budget]) -> list[tuple[str, str]]:
     """(metric, target) of every latency and energy that budgets limit, and the plain latency of each target that they
     name."""
     limited = [(b.metric, b.target) for b in budgets if b.target is not None]
@@ -58,7 +57,7 @@ def latency_keys(budgets: Iterable[Budget]) -> list[tuple[str, str]]:
     return list(dict.fromkeys([*plain, *limited]))
 
 
-def latency_ends(
+def target_ends(
     space: SearchSpace, keys: Sequence[tuple[str, str]], given: Sequence[LatencyPredictor], listener: Listener
 ) -> dict[str, tuple[float, float]]:
     """Latency, or energy, of the smallest and of the largest network, by budget key: as a given predictor has it, else
@@ -145,8 +144,7 @@ def measure_rows(run: RunDir, space: SearchSpace, target: str, sitting: Sitting,
         return
     subjects, expected = [archs[i] for i in missing], sitting.expected()
     reference_ms, energy = reference_of(known, target) or sitting.reference_ms(space), asks_energy(run, target)
-    seconds = estimate_seconds(subjects, parsed, anchor=space.middle, reference_ms=reference_ms)
-    seconds += energy * ENERGY_S * len(subjects)
+    seconds = estimate_seconds(subjects, parsed, anchor=space.middle, reference_ms=reference_ms, energy=energy)
     listener.say(f"measuring {len(subjects)} networks on {target} to {phase}: about {seconds:.0f} s")
     for place, measurement in measure_archs(
         subjects,

@@ -16,9 +16,8 @@ from nas.latency.parts import read_parts
 from nas.predict import AccuracyPredictor, LatencyPredictor, fit_accuracy, fit_latency, fit_transfer
 from nas.predict.parts import PartTable
 from nas.runs import Run
+from nas.search import METRICS
 from nas.space import Genotypes, SearchSpace, space_from_toml
-
-METRICS = ("latency_ms", "latency_p95_ms", "energy_mj")  # of the rows of a table
 
 
 def fit_latency_table(
@@ -35,9 +34,10 @@ def fit_latency_table(
     (`fit_transfer`). parts: a folder of parts that were timed alone on the same target. Raises InputError where no
     source knows networks like the table's, for parts of another target, and where the table lacks the metric.
     """
-    if metric not in METRICS:
-        raise InputError(f"unknown metric {metric!r} of a table, expected one of {', '.join(METRICS)}")
-    if parts is not None and metric != METRICS[0]:
+    known = [name for name, about in METRICS.items() if about.on_target]
+    if metric not in known:
+        raise InputError(f"unknown metric {metric!r} of a table, expected one of {', '.join(known)}")
+    if parts is not None and metric != "latency_ms":
         raise InputError(f"parts say how long things take, not what their {metric} is; leave out --parts")
     if sources and parts is not None:
         raise InputError("parts and other predictors are two ways to need fewer networks; leave out --from or --parts")
@@ -47,7 +47,7 @@ def fit_latency_table(
             f"{table} does not say which search space its networks are from; measure it with `nas measure`"
         )
     if read.rows[metric].isna().any():
-        raise InputError(f"{table} has networks without {metric}; measure them with `nas measure --energy`")
+        raise InputError(f"{table} has networks without {metric}; measure a table with `nas measure --energy`")
     space = space_from_toml(read.header["space"]["toml"])
     rows = read.genotypes, read.rows[metric].to_numpy(float)
     about = made_with(space, str(read.target), metric, read.reference_ms)
@@ -55,8 +55,8 @@ def fit_latency_table(
         if sources:
             predictor = _moved(sources, space, *rows, about)
         else:
-            known = None if parts is None else _parts(parts, read)
-            predictor = fit_latency(*rows, space=space, parts=known, made_with=about, rng=np.random.default_rng(0))
+            alone = None if parts is None else _parts(parts, read)
+            predictor = fit_latency(*rows, space=space, parts=alone, made_with=about, rng=np.random.default_rng(0))
     predictor.save(out)
     return predictor
 

@@ -37,7 +37,7 @@ class Judge:
     """Budgets, objectives and latency predictors of one search.
 
     objectives: budget keys of what is traded against accuracy, `latency_ms@TARGET`, `energy_mj@TARGET` or
-    `macs`.
+    `macs`. latency: by budget key what is known of each latency, and of each energy.
     """
 
     space: SearchSpace

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
+from nas.errors import InputError
 from nas.latency import Effort, TableWriter, Target, disturbances, estimate_seconds, measure_archs, read_table
-from nas.latency.lasting import ENERGY_S
 from nas.latency.parts import measure_parts as time_parts
 from nas.latency.target import LOCAL
 from nas.pipeline.listener import SILENT, Listener
@@ -48,6 +48,8 @@ def measure(
     target = Target.parse(target) if isinstance(target, str) else target
     target.check()
     writer = TableWriter(out, target, space, say=listener.say)
+    if energy and writer.without_energy:
+        raise InputError(f"{out} holds {writer.without_energy} networks without energy; choose another folder")
     X = spread(space, samples, first_rng(seed))
     return measure_missing(writer, space, target, X, seed, effort, listener, energy)
 
@@ -73,8 +75,9 @@ def measure_missing(
     started, drift, disturbed = time.perf_counter(), 0.0, 0
     if missing:
         seconds = estimate_seconds(
-            [archs[i] for i in missing], target, anchor=space.middle, effort=effort, reference_ms=writer.reference_ms
-        ) + energy * ENERGY_S * len(missing)
+            [archs[i] for i in missing], target, anchor=space.middle, effort=effort, reference_ms=writer.reference_ms,
+            energy=energy,
+        )  # fmt: skip
         listener.say(
             f"measuring {len(missing)} of {len(archs)} networks on {target}: about {seconds:.0f} s undisturbed"
         )

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from nas.errors import InputError
-from nas.pipeline.calibrating import ENERGY, calibrate, latency_ends, latency_keys
+from nas.pipeline.calibrating import ENERGY, calibrate, target_ends, target_keys
 from nas.pipeline.fitting import one_thread, recorded_facts
 from nas.pipeline.judging import LEVEL, Floats, Judge
 from nas.pipeline.listener import SILENT, Listener
@@ -80,7 +80,7 @@ def search(
     if searcher not in SEARCHERS:
         raise InputError(f"unknown searcher {searcher!r}, expected one of {', '.join(SEARCHERS)}")
     parsed = tuple(parse_budget(b) if isinstance(b, str) else b for b in budgets)
-    keys = latency_keys(parsed)
+    keys = target_keys(parsed)
     predicted = check_targets(keys, load_predictors(predictors))
     judged_on = judging_target(keys, precision)
     task = Task.load(space, supernet, listener, judged_on)
@@ -103,7 +103,7 @@ def search(
     folder = Path(out) if out is not None else _new_folder(task.space)
     check_reachable(parsed, Judge(task.space, (), (), {}).ranges())
     if not (folder / "run.json").exists():
-        check_reachable(parsed, latency_ends(task.space, keys, given, listener))
+        check_reachable(parsed, target_ends(task.space, keys, given, listener))
     tell_precision(keys, judged_on, listener)
     with one_thread(), RunDir(folder, asked, recorded_facts() | {"supernet": str(task.info.path)}) as run:
         for note in run.notes:
@@ -122,7 +122,7 @@ def search(
 def _calibrated(
     run: RunDir, task: Task, budgets: tuple[Budget, ...], given: Sequence[LatencyPredictor], seed: int
 ) -> Judge:
-    keys = latency_keys(budgets)
+    keys = target_keys(budgets)
     latency = calibrate(run, task.space, keys, given, seed, task.listener)
     traded = [f"{metric}@{target}" for metric, target in keys if metric in ("latency_ms", ENERGY)]
     objectives = tuple(dict.fromkeys(traded)) or ("macs",)

@@ -10,7 +10,6 @@ import numpy as np
 from nas.arch import Arch
 from nas.errors import RunError
 from nas.latency import Target, estimate_seconds, measure_in_fresh_process
-from nas.latency.lasting import ENERGY_S
 from nas.pipeline.calibrating import asks_energy, measurement_row, reference_of
 from nas.pipeline.cards import write_cards
 from nas.pipeline.fitting import recorded_facts, space_of
@@ -70,8 +69,7 @@ def _verify_on(target: str, archs: list[Arch], space: SearchSpace, writer: RunDi
     parsed = Target.parse(target)
     reference_ms = reference_of(known, target)
     energy = asks_energy(writer, target)
-    seconds = estimate_seconds(missing, parsed, anchor=space.middle, reference_ms=reference_ms)
-    seconds += energy * ENERGY_S * len(missing)
+    seconds = estimate_seconds(missing, parsed, anchor=space.middle, reference_ms=reference_ms, energy=energy)
     listener.say(f"verifying {len(missing)} rows on {target} in a fresh process: about {seconds:.0f} s")
     listener.progress("verify", 0, len(missing))
     measured = measure_in_fresh_process(

@@ -24,13 +24,13 @@ if TYPE_CHECKING:
 
 ACCURACY = ("predicted", "low", "high", "inherited", "finetuned", "test")
 TARGET_METRICS = ("latency_ms", "energy_mj")
-LATENCY = ("predicted", "low", "high", "measured", "verified")
+TARGET_FIGURES = ("predicted", "low", "high", "measured", "verified")
 COLUMNS = (
     *("id", "macs", "params", "accuracy_predicted", "accuracy_low", "accuracy_high", "accuracy_inherited"),
     *("accuracy_finetuned", "accuracy_test", "precision", "memory_mib"),
 )
 _TEXT = ("id", "precision")
-_TARGET_COLUMN = re.compile("(" + "|".join(TARGET_METRICS) + r")\[(.+)\]\.(" + "|".join(LATENCY) + ")")
+_TARGET_COLUMN = re.compile("(" + "|".join(TARGET_METRICS) + r")\[(.+)\]\.(" + "|".join(TARGET_FIGURES) + ")")
 _OPERATORS = {"<=": operator.le, ">=": operator.ge, "<": operator.lt, ">": operator.gt}
 
 
@@ -46,7 +46,7 @@ class HoldRate(NamedTuple):
 
 
 def target_column(metric: str, target: str, figure: str) -> str:
-    """The name of the column that holds one figure (see `LATENCY`) of a metric on a target."""
+    """The name of the column that holds one figure (see `TARGET_FIGURES`) of a metric on a target."""
     return f"{metric}[{target}].{figure}"
 
 
@@ -66,7 +66,7 @@ def tidy(front: pd.DataFrame) -> pd.DataFrame:
         raise RunError("a front needs a column 'id' with one id a row and none twice")
     wanted = [
         *COLUMNS,
-        *(target_column(m, t, figure) for m in TARGET_METRICS for t in targets(front, m) for figure in LATENCY),
+        *(target_column(m, t, figure) for m in TARGET_METRICS for t in targets(front, m) for figure in TARGET_FIGURES),
     ]
     frame = pd.DataFrame({name: front[name].to_numpy() if name in front else np.nan for name in wanted}, columns=wanted)
     for name in wanted:
@@ -230,7 +230,7 @@ def _to_row(row: Mapping[str, Any], known: Mapping[str, Sequence[str]]) -> dict[
         "params": _known(row["params"]),
         "memory_mib": _known(row["memory_mib"]),
     } | {
-        metric: {t: {figure: _known(row[target_column(metric, t, figure)]) for figure in LATENCY} for t in named}
+        metric: {t: {figure: _known(row[target_column(metric, t, figure)]) for figure in TARGET_FIGURES} for t in named}
         for metric, named in known.items()
         if named or metric == "latency_ms"
     }
@@ -242,7 +242,7 @@ def _from_row(row: Mapping[str, Any]) -> dict[str, Any]:
         target_column(metric, target, figure): figures.get(figure)
         for metric in TARGET_METRICS
         for target, figures in row.get(metric, {}).items()
-        for figure in LATENCY
+        for figure in TARGET_FIGURES
     }
     flat = {name: row.get(name) for name in ("id", "macs", "params", "memory_mib")}
     return flat | accuracy | {"precision": row["accuracy"].get("precision")} | on_targets
