@@ -9,8 +9,8 @@ Each training goes on where it stopped, each finished one is a row of `--out`/ru
 hours of one core; with `--scale gpu`, another space for much longer, and every sampler; `narrow` and `wide` are the
 same small space with a lesser and a greater range of costs. Phases: sweep, seeds, parts (one seed of what has an
 ingredient switched off, and of candidates), macs (as much computation for each), rates (more learning rates where the
-sweep left a doubt), long (twice the computation), range (for `narrow` and `wide`). `--test` judges the arms of long on
-the test split, each once.
+sweep left a doubt), long (twice the computation), range (for `narrow` and `wide`), leading (few arms, each learning rate,
+as much computation for each). `--test` judges the arms of long on the test split, each once.
 """
 
 from __future__ import annotations
@@ -60,6 +60,7 @@ SCALES = {
     "wide": Scale(str(HERE / "vit_cifar_patch8_wide.toml"), STEPS, BATCH, "fp32", "cpu", own_rates=False),
     "gpu": Scale("vit_cifar", 8800, 512, "bf16", "cuda"),  # 100 epochs
     "gpu_elasticvit": Scale("elasticvit_cifar", 8800, 512, "bf16", "cuda"),
+    "gpu_patch8": Scale(SPACE, 3110, 768, "fp32", "cuda"),  # 53 epochs; of cheaper steps, 100
 }
 
 
@@ -158,6 +159,9 @@ def tasks(scale: Scale, phases: list[str], rows: list[Row]) -> list[Task]:
         found += [(arm, lr, seed, paid_steps(arm, scale)) for seed in SEEDS for arm, lr in rates.items()]
     if "long" in phases:
         found += [(arm, chosen[arm], SEEDS[0], 2 * paid_steps(arm, scale)) for arm in [*LEADING, PAID] if arm in chosen]
+    if "leading" in phases:
+        arms_in_order = sorted([*LEADING, PAID], key=lambda arm: arm.name == "complexity")  # known to be behind
+        found += [(arm, lr, SWEEP_SEED, paid_steps(arm, scale)) for arm in arms_in_order for lr in RATES]
     if "range" in phases:
         found += [(arm, chosen[arm], SEEDS[0], scale.steps) for arm in LEADING if arm in chosen]
     return [Task(arm, lr, seed, scale, steps) for arm, lr, seed, steps in found]

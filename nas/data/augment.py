@@ -10,6 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from nas.data.sending import sent
 from nas.data.split import Data, Split
 
 Ints = npt.NDArray[np.int64]
@@ -64,7 +65,7 @@ def mixup(images: Tensor, targets: Tensor, alpha: float, rng: np.random.Generato
     """Each image (B, C, H, W) float and target (B, K) blended with another of the batch, one Beta(alpha, alpha) weight
     a batch (mixup, arXiv:1710.09412)."""
     weight = float(rng.beta(alpha, alpha))
-    partner = torch.from_numpy(rng.permutation(len(images))).to(images.device)
+    partner = sent(torch.from_numpy(rng.permutation(len(images))), images.device)
     return torch.lerp(images[partner], images, weight), torch.lerp(targets[partner], targets, weight)
 
 
@@ -79,6 +80,6 @@ def _mix(key: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
 def _gather(images: Tensor, rows: Ints, cols: Ints) -> Tensor:
     """out[b, c, y, x] = images[b, c, rows[b, y], cols[b, x]]"""
     batch, channels, _, width = images.shape
-    flat = torch.from_numpy(rows[:, :, None] * width + cols[:, None, :]).to(images.device)
+    flat = sent(torch.from_numpy(rows[:, :, None] * width + cols[:, None, :]), images.device)
     index = flat.view(batch, 1, -1).expand(-1, channels, -1)
     return images.flatten(2).gather(2, index).view(batch, channels, rows.shape[1], cols.shape[1])

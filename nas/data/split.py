@@ -13,6 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from nas.data.sending import sent
 from nas.errors import DataError
 
 if TYPE_CHECKING:
@@ -73,8 +74,8 @@ class Normalise:
     std: tuple[float, ...]
 
     def __call__(self, images: Tensor) -> Tensor:
-        mean = torch.tensor(self.mean, device=images.device).view(1, -1, 1, 1)
-        scale = torch.tensor([1 / s for s in self.std], device=images.device).view(1, -1, 1, 1)
+        mean = sent(torch.tensor(self.mean), images.device).view(1, -1, 1, 1)
+        scale = sent(torch.tensor([1 / s for s in self.std]), images.device).view(1, -1, 1, 1)
         return (images.float() - mean) * scale
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from nas.data import BatchOrder, Data, Rows, Split, Stream, augmentation_for, mixup
+from nas.data.sending import sent
 from nas.errors import TrainError
 from nas.model import Supernet
 from nas.space import SearchSpace
@@ -62,11 +63,11 @@ class Batches:
         before = time.perf_counter()
         images, targets, rows, epochs = self._read(step)
         self.waited_s += time.perf_counter() - before
-        images, targets = (tensor.to(self._device, non_blocking=True) for tensor in (images, targets))
+        images, targets = (sent(tensor, self._device) for tensor in (images, targets))
         applied = self._soft.augmentation_epochs(epochs) if isinstance(self._soft, StoredLabels) else epochs
         images = self._normalise(self._augment(images, self._config.seed, applied, rows))
         if isinstance(self._soft, StoredLabels):
-            targets = self._soft.shares(rows, epochs).to(self._device)
+            targets = sent(self._soft.shares(rows, epochs), self._device)
         elif self._soft is not None:
             targets = self._soft(images)
         if not self._config.mixup:
@@ -85,7 +86,7 @@ class _InMemory:
 
     def __call__(self, step: int) -> tuple[Tensor, Tensor, Rows, Rows]:
         rows, epochs = map(self._ranks.share, self._order.batch(step))
-        index = torch.from_numpy(rows).to(self._images.device)
+        index = sent(torch.from_numpy(rows), self._images.device)
         return self._images[index], self._labels[index], rows, epochs
 
 
