@@ -8,7 +8,8 @@ the raw sum of parts timed alone, or the calibrated predictor, all from the same
 front of what it predicts to hold. The last arm is the whole search, which measures some of what it picks and promises
 only what holds on its upper bound. Every returned network is measured in a fresh process and counted. Beside the share
 that held stand the best accuracy of what held, and of what each arm returns with the least margin for which 95 % hold.
-Give it a machine that does nothing else; killed, it goes on where it stopped.
+A finished supernet in `--work`/SPACE-supernet is taken, else one is trained. Give it a machine that does nothing else;
+killed, it goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -46,6 +47,7 @@ from nas.predict.parts import COLUMN, WITH_PARTS, PartTable
 from nas.predict.scaling import Domain
 from nas.search import pareto_front, parse_budget, search_in_rounds
 from nas.training import evaluate, load_supernet, train
+from nas.training.checkpoint import MANIFEST
 
 PATCH8 = str(Path(__file__).resolve().parent / "vit_cifar_patch8.toml")
 MEASURED, EVALUATIONS, IMAGES, MOST = 48, 120, 1500, 24
@@ -100,10 +102,11 @@ class Bench:
         self.target = Target.parse(self.case.target)
         self.space, self.data = nas.load_space(self.case.space), loaded(data)
         self.supernet = work / f"{self.space.name}-supernet"
-        train(
-            self.space, self.data, self.supernet, sampler="uniform", steps=self.case.steps, batch_size=96, lr=4e-3,
-            subnets_per_step=3, precision="fp32", label_smoothing=0.1,
-        )  # fmt: skip
+        if not (self.supernet / MANIFEST).exists():
+            train(
+                self.space, self.data, self.supernet, sampler="uniform", steps=self.case.steps, batch_size=96, lr=4e-3,
+                subnets_per_step=3, precision="fp32", label_smoothing=0.1,
+            )  # fmt: skip
         _, self.net, self.info = load_supernet(self.supernet)
         nas.measure(self.space, self.target, MEASURED, self.work / "table")
         measure_parts(self.space, self.target, self.work / "parts", rng=np.random.default_rng(0), say=print)

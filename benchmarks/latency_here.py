@@ -17,15 +17,14 @@ import argparse
 import time
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import record
-from ship_predictors import NOT_OTHERS
+from shipping import ROOT, ship_predictor, shipped_name
 
-from nas.cost import FEATURES
 from nas.latency import LatencyTable, TableWriter, Target, estimate_seconds, measure_archs, read_table
 from nas.latency.parts import READERS, measure_parts, read_parts
 from nas.latency.table_merge import merge_tables
@@ -37,12 +36,10 @@ from nas.predict.metrics import kendall_tau, mape, within
 from nas.predict.parts import PartTable
 from nas.space import Genotypes, SearchSpace, load_space
 
-ROOT = Path(__file__).resolve().parents[1]
 SIZES = (20, 50, 100)
 GOALS = {20: 0.03, 50: 0.025, 100: 0.022}  # mean error, or 1.1 times what a perfect predictor misses by
 NOISY = 1.1
-RUNTIMES = ("onnxruntime/int8", "openvino/fp32", "openvino/bf16", "litert/fp32", "torch/fp32")
-TRANSFER = "Five networks measured on another device make it that device's: `nas fit latency TABLE --from {name}`."
+RUNTIMES = ("onnxruntime/int8", "openvino/fp32", "openvino/bf16", "torch/fp32", "litert/fp32")
 
 
 @dataclass(frozen=True)
@@ -206,26 +203,12 @@ def at_size(
 
 
 def ship(case: Case, work: Path, device: str) -> None:
-    """All that was measured as one table, and a predictor fitted on all of it, for features of any space."""
-    space, folder, name = load_space(case.space), case.folder(work), f"{case.folder(work).name}_{case.space}"
-    table = merge_tables([folder / "train", folder / "test"], ROOT / "latency_tables" / name).path
-    read, held_out = read_table(table), rows_of(case)[1]
+    """All that was measured as one table, and its predictor."""
+    folder, name = case.folder(work), shipped_name(case.target, case.space, device)
+    merge_tables([folder / "train", folder / "test"], ROOT / "latency_tables" / name)
+    held_out = rows_of(case)[1]
     once, twice = (by_genotype(read_table(folder / part), held_out) for part in ("test", "again"))
-    header, calm = read.header, ~read.rows["disturbed"].to_numpy(bool)
-    about = {
-        "target": case.target.replace("local", device, 1), "metric": "latency_ms", "source": f"latency_tables/{name}",
-        "cpu": header["host"]["cpu"], header["runtime"]: header["runtime_version"], "measured": header["started"],
-        "space": space.name, "made_by": "benchmarks/latency_here.py",
-    }  # fmt: skip
-    latency_ms = read.rows["latency_ms"].to_numpy(float)
-    with one_thread():
-        predictor = fit_latency(
-            space.features(read.genotypes)[calm], latency_ms[calm], names=FEATURES, noise=repeat_noise(once, twice),
-            made_with=about, rng=np.random.default_rng(0),
-        )  # fmt: skip
-    label = f"{about['target'].replace('/', '_')}_{space.name}"
-    card = replace(predictor.card, notes=(NOT_OTHERS, TRANSFER.format(name=label)))
-    print(replace(predictor, card=card).save(ROOT / "predictors" / label))
+    ship_predictor(name, device, "benchmarks/latency_here.py", repeat_noise(once, twice))
 
 
 def figures_of(predicted: np.ndarray, measured: np.ndarray) -> dict[str, float | None]:

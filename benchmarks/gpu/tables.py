@@ -2,6 +2,7 @@
 
     python benchmarks/gpu/tables.py --out DIR [--minutes 25] [--samples 60] [--spaces vit_cifar,elasticvit]
     python benchmarks/gpu/tables.py --out DIR --runtimes torch --precisions fp32 --spaces digits   # on a CPU
+    python benchmarks/gpu/tables.py --out DIR --ship h200     # what is there, into latency_tables/ and predictors/
 
 From a checkout alone: nothing is installed, read or fetched. Repeating the command goes on where it stopped. README.md
 says what has to be there and what is printed.
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import shutil
 import sys
 import time
 import warnings
@@ -26,6 +28,7 @@ import measure
 import numpy as np
 import record
 import torch
+from shipping import ROOT, ship_predictor, shipped_name
 
 from nas.errors import NasError
 from nas.latency import Effort, LatencyTable, TableWriter, Target, estimate_seconds, measure_archs, read_table
@@ -40,6 +43,7 @@ RUNTIMES, PRECISIONS, BATCHES = ("torch_cuda", "torch_cudagraph"), ("bf16", "fp3
 EFFORT = Effort(rounds=6, within=0.02, most_rounds=20, limit_s=10.0)
 CHUNK = 8  # networks a session: between two of them a table can be stopped
 HELD_OUT, LEAST = 1 / 3, 6  # of the rows, the last: drawn at random; the least to fit on
+SHIPPED = 24  # rows
 QUEUED = 50  # runs in a row for CUDA's events
 
 Row = dict[str, Any]
@@ -51,10 +55,14 @@ def main() -> None:
         Target.parse(f"local/{runtime}/{precision}/b{batch}")
         for batch, precision, runtime in itertools.product(options.batches, options.precisions, options.runtimes)
     ]
-    for target in targets:
-        target.check()
     spaces = [load_space(name) for name in options.spaces]
     cases = list(itertools.product(targets, spaces))
+    if options.ship:
+        for target, space in cases:
+            ship(target, space, options.out, options.ship)
+        return
+    for target in targets:
+        target.check()
     print(
         f"{len(cases)} tables of {options.samples} networks, at most {options.minutes:g} minutes and one session more "
         f"({60 * options.minutes / len(cases):.0f} s a table), about {len(cases) * options.samples * 5e-3:.0f} MB in "
@@ -154,6 +162,21 @@ def fitted(table: LatencyTable, space: SearchSpace, folder: Path) -> Row:
     }
 
 
+def ship(target: Target, space: SearchSpace, out: Path, device: str) -> None:
+    """A table of enough rows, and its predictor."""
+    name = shipped_name(str(target), space.name, device)
+    try:
+        rows = len(read_table(out / space.name / target.folder).rows)
+    except NasError as error:
+        print(f"{name}: {error}")
+        return
+    if rows < SHIPPED:
+        print(f"{name}: {rows} rows are too few to ship")
+        return
+    shutil.copytree(out / space.name / target.folder, ROOT / "latency_tables" / name, dirs_exist_ok=True)
+    ship_predictor(name, device, "benchmarks/gpu/tables.py")
+
+
 class OutOfTimeError(Exception):
     """A table's time is up. What its sessions yielded is written; what was to be measured again is not."""
 
@@ -186,6 +209,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--runtimes", type=names, default=RUNTIMES, help=",".join(RUNTIMES))
     parser.add_argument("--precisions", type=names, default=PRECISIONS, help=",".join(PRECISIONS))
     parser.add_argument("--batches", type=numbers, default=BATCHES, help=",".join(map(str, BATCHES)))
+    parser.add_argument("--ship", metavar="DEVICE", help="what the GPU is called in the names of what ships")
     return parser.parse_args()
 
 
