@@ -39,6 +39,7 @@ from nas.space import Genotypes, SearchSpace, load_space
 SIZES = (20, 50, 100)
 GOALS = {20: 0.03, 50: 0.025, 100: 0.022}  # mean error, or 1.1 times what a perfect predictor misses by
 NOISY = 1.1
+FITTED, LEFT, SPLITS = 100, 30, 20  # of coverage
 RUNTIMES = ("onnxruntime/int8", "openvino/fp32", "openvino/bf16", "torch/fp32", "litert/fp32")
 
 
@@ -138,7 +139,10 @@ def measure(space: SearchSpace, target: Target, X: Genotypes, path: Path, first:
 
 
 def show(case: Case, work: Path) -> None:
-    for row in judged(case, work).get("sizes", []):
+    found = judged(case, work)
+    if covered := found.get("coverage"):
+        print(f"{case.name}: a 90 % interval covers {covered['mean']:.1%}, over random splits of what was calm")
+    for row in found.get("sizes", []):
         others = ", ".join(f"{name} {100 * other['mape']:.1f} %" for name, other in row["beside"].items())
         print(
             f"{case.name}, {row['train']} networks: {100 * row['mape']:.2f} % ({'held' if row['held'] else 'MISSED'}: "
@@ -164,10 +168,31 @@ def judged(case: Case, work: Path) -> dict[str, Any]:
         at_size(load_space(case.space), fitted[:n], known[:n], held_out, once, noise, parts)
         for n in SIZES if n <= case.train
     ]  # fmt: skip
+    calm = [(table, ~table.rows["disturbed"].to_numpy(bool)) for table in (train, first)]
+    X = np.concatenate([table.genotypes[rows] for table, rows in calm])
+    y = np.concatenate([table.rows["latency_ms"].to_numpy(float)[rows] for table, rows in calm])
     return {
-        "repeat_mape": mape(twice, once), "repeat_noise_sd": noise, "disturbed_share": disturbed,
+        "coverage": coverage(load_space(case.space), X, y), "repeat_mape": mape(twice, once), "repeat_noise_sd": noise, "disturbed_share": disturbed,
         "version": train.target.runtime_version, "sizes": sizes,
     }  # fmt: skip
+
+
+def coverage(space: SearchSpace, X: Genotypes, y: np.ndarray) -> dict[str, float] | None:
+    """The share of calm rows in the 90 % interval of a fit to `FITTED` others, over random splits; None of too few."""
+    if len(y) < FITTED + LEFT:
+        return None
+    held, rng = [], np.random.default_rng(11)
+    for _ in range(SPLITS):
+        rows = rng.permutation(len(y))
+        fitted, others = rows[:FITTED], rows[FITTED:]
+        with one_thread(), warnings.catch_warnings():
+            warnings.simplefilter("ignore", PredictionWarning)
+            predictor = fit_latency(X[fitted], y[fitted], space=space, rng=np.random.default_rng(0))
+            others = others[~predictor.outside(X[others])]  # those have no interval, and would count as covered
+            found = predictor.predict(X[others])
+        held.append(float(np.mean((found.low <= y[others]) & (y[others] <= found.high))))
+    # Coverage by 100 exchangeable scores is itself drawn from Beta(91, 10).
+    return {"mean": float(np.mean(held)), "least": min(held), "band": 1.96 * float(np.sqrt(0.09 / 102 / SPLITS))}
 
 
 def at_size(

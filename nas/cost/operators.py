@@ -21,12 +21,18 @@ OperatorKind = Literal[
 ]
 
 
+VECTOR = 16
+"""Channels that runtimes keep side by side in convolutions: fp32 values of a 512-bit register, ONNX Runtime's blocks.
+Others they pad, or leave to a slower way."""
+
+
 @dataclass(frozen=True)
 class Operator:
     """One operator. `macs` counts matrix products and convolutions only; elements are activations of one image.
 
     reads, writes: elements of the inputs and of the output; held: elements that stay alive beside them, such as the
-    residual stream while a branch is computed.
+    residual stream while a branch is computed. ragged: of a convolution, whether its channels leave a `VECTOR` of them
+    partly empty.
     """
 
     name: str
@@ -36,6 +42,7 @@ class Operator:
     reads: int
     writes: int
     held: int = 0
+    ragged: bool = False
 
 
 @dataclass(frozen=True)
@@ -85,13 +92,15 @@ def conv(
     """A convolution between maps of `grids` (in, out) on a side. extra_params: of its bias or batch norm."""
     weights = widths[0] * widths[1] * kernel**2
     before, after = widths[0] * grids[0] ** 2, widths[1] * grids[1] ** 2
-    return Operator(name, "conv", grids[1] ** 2 * weights, weights + extra_params, before, after, held)
+    ragged = bool(widths[1] % VECTOR or (widths[0] > VECTOR and widths[0] % VECTOR))  # few, as of images, are apart
+    return Operator(name, "conv", grids[1] ** 2 * weights, weights + extra_params, before, after, held, ragged)
 
 
 def depthwise(name: str, grids: tuple[int, int], width: int, kernel: int, extra_params: int, held: int = 0) -> Operator:
     """A depthwise convolution between maps of `grids` (in, out) on a side."""
     weights, before, after = width * kernel**2, width * grids[0] ** 2, width * grids[1] ** 2
-    return Operator(name, "depthwise", grids[1] ** 2 * weights, weights + extra_params, before, after, held)
+    macs, ragged = grids[1] ** 2 * weights, bool(width % VECTOR)
+    return Operator(name, "depthwise", macs, weights + extra_params, before, after, held, ragged)
 
 
 def elementwise(name: str, kind: OperatorKind, elements: int, held: int = 0, inputs: int = 1) -> Operator:

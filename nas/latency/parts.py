@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nas.arch import Flow
-from nas.cost import feature_row
+from nas.cost import FEATURES, feature_row
 from nas.cost.operators import Operator, parts_at
 from nas.errors import RunError, TargetError
 from nas.files import write_whole
@@ -120,6 +120,8 @@ def read_parts(path: str | Path) -> tuple[NDArray[np.float64], NDArray[np.float6
     try:
         features = {name: entry["features"] for name, entry in json.loads(names.read_bytes()).items()}
         rows = [features[part] for part in table.rows["id"]]
+        if any(len(row) != len(FEATURES) for row in rows):
+            raise ValueError(f"features of a part that are not the {len(FEATURES)} of today")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise RunError(f"{names} is missing or lacks a part ({error!r}); measure with --parts again") from None
     return np.array(rows, float), table.rows["latency_ms"].to_numpy(float)
