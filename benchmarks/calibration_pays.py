@@ -7,7 +7,8 @@ The same budgets, seeds and evaluations for each arm; arms differ by what says h
 the raw sum of parts timed alone, or the calibrated predictor, all from the same measured networks. Each returns the
 front of what it predicts to hold. The last arm is the whole search, which measures some of what it picks and promises
 only what holds on its upper bound. Every returned network is measured in a fresh process and counted. Beside the share
-that held stand the best accuracy of what held, and of what each arm returns with the least margin for which 95 % hold.
+that held stand the accuracy of the best of what held, and of what each arm returns with the least margin for which 95 %
+hold. Best by what its search saw, which differs, judged on the test split.
 A finished supernet in `--work`/SPACE-supernet is taken, else one is trained. Give it a machine that does nothing else;
 killed, it goes on where it stopped.
 """
@@ -88,7 +89,8 @@ def main() -> None:
         for quantile, seed, arm in itertools.product(QUANTILES, SEEDS, ARMS):
             if time.monotonic() < ends:
                 bench.search(arm, quantile, seed)
-    figures = {name: summary(rows_of(asked.work / f"{name}.jsonl")) for name in CASES}
+        bench.judge()
+    figures = {name: summary(rows_of(asked.work / f"{name}.jsonl"), judged(asked.work / name)) for name in CASES}
     for name, arm in ((n, a) for n, found in figures.items() for a in found):
         print(name, arm, figures[name][arm])
     print(record.write("calibration_pays", {"cases": figures}, asked.out))
@@ -146,9 +148,10 @@ class Bench:
         )  # fmt: skip
         latencies = {index: found.latency_ms for index, found in verified}
         rows = [
-            {"arch": arch.id, "accuracy": accuracies[i], "predicted_ms": predicted[i], "verified_ms": latencies[i]}
-            for i, arch in enumerate(archs)
-        ]
+            {"arch": arch.id, "genotype": genotype, "accuracy": accuracies[i], "predicted_ms": predicted[i],
+             "verified_ms": latencies[i]}
+            for i, (arch, genotype) in enumerate(zip(archs, self.space.encode(archs).tolist(), strict=True))
+        ]  # fmt: skip
         picked = self._picked(limit, seed) if arm == ARMS[-1] else {}
         append(self.path, {"search": key, "arm": arm, "limit_ms": limit, "seconds": searched_s, "rows": rows, **picked})
         held = sum(row["verified_ms"] <= limit for row in rows)
@@ -193,20 +196,29 @@ class Bench:
     def folder(self, limit: float, seed: int) -> Path:
         return self.work / f"run-{limit:.4g}-{seed}"
 
+    def judge(self) -> None:
+        """The accuracy on the test split of each network that the summary names, in the precision of the target."""
+        path, rows = self.work / "test.jsonl", [row for row in named(rows_of(self.path)) if row]
+        for row in {row["arch"]: row for row in rows if row["arch"] not in judged(self.work)}.values():
+            arch = self.space.decode(np.array([row["genotype"]], np.int16))[0]
+            append(path, {"arch": arch.id, "accuracy": self._accuracy(arch, self.data.test)})
+
     def _accuracies(self, X: Any) -> list[list[float]]:
-        """On the first images of the search split, in the precision of the target, each network once for all arms."""
+        """On the first images of the search split, each network once for all arms."""
         split = Split(self.data.search.images[:IMAGES], self.data.search.labels[:IMAGES])
         for arch in self.space.decode(X):
             if arch.id not in self.known:
-                if self.target.precision == "fp32":
-                    normalise = self.info.normalise
-                    found = evaluate(self.net, [arch], split, normalise=normalise, data=self.data, threads=1)[0]
-                else:
-                    network = nas.training.inherit(self.net, arch, self.data)
-                    found = evaluate_lowered(network, arch, self.target, split, self.info.normalise, self.data.train)
-                self.known[arch.id] = found.accuracy
-                append(self.work / "accuracy.jsonl", {"arch": arch.id, "accuracy": found.accuracy})
+                self.known[arch.id] = self._accuracy(arch, split)
+                append(self.work / "accuracy.jsonl", {"arch": arch.id, "accuracy": self.known[arch.id]})
         return [[self.known[arch.id]] for arch in self.space.decode(X)]
+
+    def _accuracy(self, arch: nas.Arch, split: Split) -> float:
+        """In the precision of the target."""
+        normalise = self.info.normalise
+        if self.target.precision == "fp32":
+            return evaluate(self.net, [arch], split, normalise=normalise, data=self.data, threads=1)[0].accuracy
+        network = nas.training.inherit(self.net, arch, self.data)
+        return evaluate_lowered(network, arch, self.target, split, normalise, self.data.train).accuracy
 
 
 def simple(
@@ -232,30 +244,61 @@ def simple(
     return LatencyPredictor(core, bare.origin, bare.card, parts)
 
 
-def summary(searches: list[Row]) -> dict[str, dict[str, Any]]:
+def summary(searches: list[Row], judged: dict[str, float]) -> dict[str, dict[str, Any]]:
     """By arm: rows, held, the rate with its 95 % Wilson interval, accuracy of what held, and of 95 % with a margin."""
     found = {}
     for arm in ARMS:
         own = [search for search in searches if search["arm"] == arm]
-        rows = [
-            row | {"limit_ms": search["limit_ms"], "search": search["search"]}
-            for search in own
-            for row in search["rows"]
-        ]
+        rows = returned(own)
         if rows:
             held = sum(map(holds, rows))
             interval = binomtest(held, len(rows)).proportion_ci(0.95, method="wilson")
             margin = least_margin(rows)
-            kept = [row for row in rows if within(row, margin)]
             found[arm] = {
                 "searches": len(own), "rows": len(rows), "held": held, "rate": held / len(rows),
-                "interval": [interval.low, interval.high], "accuracy": reached([r for r in rows if holds(r)], own),
-                "margin": margin, "accuracy_at_95": reached([r for r in kept if holds(r)], own),
-                "rows_at_95": len(kept),
+                "interval": [interval.low, interval.high], "accuracy": reached(best(rows, own), judged),
+                "margin": margin, "accuracy_at_95": reached(best(rows, own, margin), judged),
+                "rows_at_95": sum(within(row, margin) for row in rows),
                 "coverage": coverage_of_picked(own) if "picked_errors" in own[0] else None,
                 "seconds": statistics.mean(search["seconds"] for search in own),
             }  # fmt: skip
     return found
+
+
+def returned(searches: list[Row]) -> list[Row]:
+    """All rows of some searches, each with its limit and its search."""
+    return [
+        row | {"limit_ms": search["limit_ms"], "search": search["search"]}
+        for search in searches
+        for row in search["rows"]
+    ]
+
+
+def best(rows: list[Row], searches: list[Row], margin: float = 0.0) -> list[Row | None]:
+    """Of each search, of the rows that were predicted to hold with a margin and did, the best by what it saw."""
+    kept = [row for row in rows if holds(row) and (margin == 0 or within(row, margin))]
+    seen = [[row for row in kept if row["search"] == search["search"]] for search in searches]
+    return [max(own, key=lambda row: float(row["accuracy"]), default=None) for own in seen]
+
+
+def named(searches: list[Row]) -> list[Row | None]:
+    """All that a summary asks the accuracy of."""
+    found: list[Row | None] = []
+    for arm in ARMS:
+        own = [search for search in searches if search["arm"] == arm]
+        rows = returned(own)
+        found += [*best(rows, own), *best(rows, own, least_margin(rows))]
+    return found
+
+
+def reached(rows: list[Row | None], judged: dict[str, float]) -> float:
+    """Mean accuracy; a search without a row counts 0."""
+    return statistics.mean(judged[row["arch"]] if row else 0.0 for row in rows)
+
+
+def judged(work: Path) -> dict[str, float]:
+    """Accuracies on the test split by id."""
+    return {row["arch"]: row["accuracy"] for row in rows_of(work / "test.jsonl")}
 
 
 def coverage_of_picked(searches: list[Row]) -> dict[str, float]:
@@ -290,12 +333,6 @@ def least_margin(rows: list[Row]) -> float:
         if kept and np.mean([holds(row) for row in kept]) >= HELD:
             return float(margin)
     return float("nan")
-
-
-def reached(rows: list[Row], searches: list[Row]) -> float:
-    """Mean over searches of the best accuracy; a search with none counts 0."""
-    best = [max((row["accuracy"] for row in rows if row["search"] == s["search"]), default=0.0) for s in searches]
-    return statistics.mean(best)
 
 
 if __name__ == "__main__":

@@ -172,7 +172,8 @@ def judged(case: Case, work: Path) -> dict[str, Any]:
     X = np.concatenate([table.genotypes[rows] for table, rows in calm])
     y = np.concatenate([table.rows["latency_ms"].to_numpy(float)[rows] for table, rows in calm])
     return {
-        "coverage": coverage(load_space(case.space), X, y), "repeat_mape": mape(twice, once), "repeat_noise_sd": noise, "disturbed_share": disturbed,
+        "coverage": coverage(load_space(case.space), X, y),
+        "repeat_mape": mape(twice, once), "repeat_noise_sd": noise, "disturbed_share": disturbed,
         "version": train.target.runtime_version, "sizes": sizes,
     }  # fmt: skip
 

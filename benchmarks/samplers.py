@@ -9,8 +9,8 @@ Each training goes on where it stopped, each finished one is a row of `--out`/ru
 hours of one core; with `--scale gpu`, another space for much longer, and every sampler; `narrow` and `wide` are the
 same small space with a lesser and a greater range of costs. Phases: sweep, seeds, parts (one seed of what has an
 ingredient switched off, and of candidates), macs (as much computation for each), rates (more learning rates where the
-sweep left a doubt), long (twice the computation), range (for `narrow` and `wide`), leading (few arms, each learning rate,
-as much computation for each). `--test` judges the arms of long on the test split, each once.
+sweep left a doubt), long (twice the computation), range (for `narrow` and `wide`), leading (few arms, each learning
+rate, as much computation for each). `--test` judges the arms of long on the test split, each once.
 """
 
 from __future__ import annotations
@@ -301,11 +301,15 @@ def line(arm: str, group: list[Row]) -> str:
 
 
 def picture(rows: list[Row], costs: list[float], path: Path) -> None:
-    """Accuracy over cost, a line an arm, of fresh seeds where there are any: a panel for each question."""
+    """Accuracy over cost, a line an arm, of fresh seeds where there are any, else at its best rate: a panel for each
+    question that was asked."""
     import altair as alt
     import pandas as pd
 
-    shown = [(arm, group) for arm, group in groups(rows) if "(sweep)" not in arm] or list(groups(rows))
+    shown = [(arm, group) for arm, group in groups(rows) if "(sweep)" not in arm]
+    if not shown:
+        shown = [(arm.replace(" (sweep)", ""), group) for arm, group in groups(rows)]  # the best of an arm is the first
+        shown = list({arm: (arm, group) for arm, group in reversed(shown)}.values())
     usual, main = min(row["steps"] for row in rows), {arm.name for arm in MAIN}
     paid = statistics.mean(row["train_macs"] for row in rows if row["arm"] == PAID.name and row["steps"] == usual)
     points = [
@@ -328,7 +332,7 @@ def picture(rows: list[Row], costs: list[float], path: Path) -> None:
         "twice the training MACs": table[table["longer"] & (table["times"] == 2)],
     }
     charts = []
-    for title, part in panels.items():
+    for title, part in ((title, part) for title, part in panels.items() if part["arm"].nunique() > 1):
         base = alt.Chart(part).encode(
             x=alt.X("MMACs:Q", scale=alt.Scale(type="log", nice=False)),
             color=alt.Color("arm:N", title=None, legend=alt.Legend(labelLimit=400, orient="bottom", columns=1)),

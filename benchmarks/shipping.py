@@ -1,4 +1,4 @@
-"""A table of this project's own as what ships: the table under the device's name, and a predictor of all its calm rows."""
+"""A table of this project's own as what ships: it under the device's name, and a predictor of all its calm rows."""
 
 from __future__ import annotations
 
