@@ -8,7 +8,7 @@ from test_search_bits import Bits
 import nas
 from nas.errors import InputError
 from nas.search import explore, hypervolume, pareto_front
-from nas.search.exploration import SEARCHERS
+from nas.search.searchers import NAMES as SEARCHERS
 from nas.search.surrogate import fit_surrogate, gene_inputs
 
 

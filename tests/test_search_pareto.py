@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from nas.errors import InputError
-from nas.search.nsga2 import constrained_ranks
+from nas.search.evolving import constrained_ranks
 from nas.search.pareto import crowding, hypervolume, pareto_front, pareto_ranks
 
 # few distinct values: ties and duplicates are where fronts go wrong

@@ -1,4 +1,4 @@
-"""The contract of every searcher. A new one joins by adding itself to SEARCHERS."""
+"""The contract of every searcher. A new one joins by standing in nas/search/searchers.py."""
 
 import json
 
@@ -7,14 +7,21 @@ import pytest
 from test_search_bits import Bits, lotz
 
 from nas.errors import InputError
-from nas.search import NSGA2, RandomSearch, hypervolume, pareto_front
+from nas.search import (
+    NSGA2,
+    SEARCHERS,
+    LocalSearch,
+    RandomSearch,
+    RegularizedEvolution,
+    hypervolume,
+    pareto_front,
+    searcher_named,
+)
+from nas.search.searchers import restored
 from nas.space import load_space
 
-SEARCHERS = {
-    "random": (RandomSearch, RandomSearch.from_state),
-    "nsga2": (NSGA2, NSGA2.from_state),
-    "large nsga2": (lambda space, rng: NSGA2(space, rng, population=400), NSGA2.from_state),
-}
+STARTS = {name: (kind, kind.from_state) for name, kind in SEARCHERS.items()}
+STARTS |= {"large nsga2": (lambda space, rng: NSGA2(space, rng, population=400), NSGA2.from_state)}
 SPACES = {"bits": lambda: Bits((3, 8, 12)), "digits": lambda: load_space("digits")}
 
 
@@ -36,7 +43,7 @@ def run(searcher, generations, n=40):
 
 
 @pytest.mark.parametrize("space_name", SPACES)
-@pytest.mark.parametrize("name", SEARCHERS)
+@pytest.mark.parametrize("name", STARTS)
 class TestEverySearcher:
     @pytest.fixture
     def space(self, space_name):
@@ -44,11 +51,11 @@ class TestEverySearcher:
 
     @pytest.fixture
     def start(self, name, space):
-        return lambda seed=0: SEARCHERS[name][0](space, np.random.default_rng(seed))
+        return lambda seed=0: STARTS[name][0](space, np.random.default_rng(seed))
 
     @pytest.fixture
     def restore(self, name, space):
-        return lambda text: SEARCHERS[name][1](space, json.loads(text))
+        return lambda text: STARTS[name][1](space, json.loads(text))
 
     def test_asks_canonical_rows_and_as_many_as_wanted(self, start, space):
         searcher = start()
@@ -120,11 +127,11 @@ class TestEverySearcher:
             searcher.tell(X, np.array(losses), np.array(violation))
 
 
-@pytest.mark.parametrize("name", SEARCHERS)
+@pytest.mark.parametrize("name", STARTS)
 class TestSmallSpaces:
     def test_a_space_is_exhausted_exactly(self, name):
         space = Bits((2, 7))
-        searcher, rows = SEARCHERS[name][0](space, np.random.default_rng(0)), []
+        searcher, rows = STARTS[name][0](space, np.random.default_rng(0)), []
         while len(X := searcher.ask(25)):
             searcher.tell(X, *losses_of(X))
             rows.extend(row.tobytes() for row in X)
@@ -180,3 +187,71 @@ def test_the_number_of_losses_may_not_change():
     searcher.tell(searcher.ask(5), np.ones((5, 2)))
     with pytest.raises(InputError, match=r"expected \(5, 2\)"):
         searcher.tell(searcher.ask(5), np.ones((5, 3)))
+
+
+def test_the_youngest_live_on():
+    space = Bits((8,))
+    searcher = RegularizedEvolution(space, np.random.default_rng(0), population=6)
+    X = searcher.ask(10)
+    searcher.tell(X, np.arange(10.0)[:, None])  # the oldest is the best, and is gone
+    assert searcher.state()["X"] == X[4:].tolist()
+    searcher.tell(X[4:5], np.array([[9.5]]))  # told again, it is the youngest
+    assert searcher.state()["X"] == [*X[5:].tolist(), X[4].tolist()]
+
+
+def test_a_child_of_evolution_is_its_parent_but_for_about_a_gene():
+    space = Bits((30,))
+    searcher = RegularizedEvolution(space, np.random.default_rng(0), population=2, tournament=8, rate=1 / 30)
+    X = searcher.ask(2)
+    searcher.tell(X, np.array([[0.0], [1.0]]))
+    changed = (searcher.ask(40) != X[0]).sum(axis=1)  # of the two, the better wins nearly every tournament
+    assert np.mean(changed <= 4) > 0.9
+
+
+def test_local_search_climbs_to_the_best_from_anywhere():
+    """A loss without local optima: each step sets one bit right."""
+    space = Bits((20,))
+    searcher = LocalSearch(space, np.random.default_rng(0), start=4)
+    for _ in range(60):
+        X = searcher.ask(10)
+        ones = X[:, 1:].sum(axis=1).astype(float)
+        searcher.tell(X, -ones[:, None])
+    assert searcher.state()["X"][0][1:] == [1] * 20
+
+
+def test_local_search_keeps_the_front_alone():
+    space = Bits((10,))
+    searcher = LocalSearch(space, np.random.default_rng(0), start=8)
+    X = searcher.ask(50)
+    losses, violation = lotz(X[:, 1:]), (X[:, 1] == 0).astype(float)
+    searcher.tell(X, losses, violation)
+    kept = np.array(searcher.state()["losses"])
+    holding = losses[violation == 0]
+    front = holding[pareto_front(holding)]
+    assert sorted(map(tuple, kept)) == sorted(map(tuple, front))
+
+
+@pytest.mark.parametrize("name", ["regularized_evolution", "local_search"])
+def test_what_learns_beats_random_search_at_equal_evaluations(name):
+    space, volumes = load_space("digits"), {}
+    for kind in (name, "random"):
+        asked = run(SEARCHERS[kind](space, np.random.default_rng(1)), 100, n=10)
+        losses, violation = losses_of(asked)
+        volumes[kind] = hypervolume(losses[violation == 0], losses.max(axis=0) + 1)
+    assert volumes[name] > volumes["random"]
+
+
+@pytest.mark.parametrize("name", SEARCHERS)
+def test_a_state_says_whose_it_is(name):
+    space = Bits((8,))
+    searcher = searcher_named(name, 100)(space, np.random.default_rng(0))
+    run(searcher, 3)
+    assert (restored(space, json.loads(json.dumps(searcher.state()))).ask(9) == searcher.ask(9)).all()
+
+
+def test_names_that_are_none_are_refused():
+    assert searcher_named("default", 100) is None
+    with pytest.raises(InputError, match=r"unknown searcher 'grid'.*regularized_evolution"):
+        searcher_named("grid", 100)
+    with pytest.raises(InputError, match="state of searcher 'grid'"):
+        restored(Bits((8,)), {"searcher": "grid"})

@@ -219,7 +219,9 @@ def search(
         list[Path] | None,
         typer.Option("--predictor", help="A folder of `nas fit latency`, or one that ships; without, measures."),
     ] = None,
-    searcher: Annotated[str, typer.Option("--searcher", help="default, nsga2 or random.")] = "default",
+    searcher: Annotated[
+        str, typer.Option("--searcher", help="default, nsga2, regularized_evolution, local_search, random.")
+    ] = "default",
     evaluations: Evaluations = 200,
     refine: Refine = 4,
     precision: AccuracyPrecision = None,

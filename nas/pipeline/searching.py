@@ -29,23 +29,20 @@ from nas.pipeline.task import Task
 from nas.predict import AccuracyPredictor, LatencyPredictor, PredictionWarning, fit_accuracy
 from nas.runs import RunDir
 from nas.search import (
-    NSGA2,
     Budget,
     Outcome,
     Plan,
     Predict,
-    RandomSearch,
     Round,
     check_reachable,
     hypervolume,
     parse_budget,
     search_in_rounds,
+    searcher_named,
 )
 from nas.space import Genotypes, SearchSpace
 
 EVALUATIONS = 200
-SEARCHERS = {"default": None, "nsga2": NSGA2, "random": RandomSearch}
-"""What searches the predictions between evaluations; None is the loop's own choice."""
 
 
 def search(
@@ -77,8 +74,7 @@ def search(
     """
     if ray is not None:
         raise InputError("this version searches on one machine; leave ray out")
-    if searcher not in SEARCHERS:
-        raise InputError(f"unknown searcher {searcher!r}, expected one of {', '.join(SEARCHERS)}")
+    searcher_named(searcher, 1)  # so that an unknown one is said before anything is read
     parsed = tuple(parse_budget(b) if isinstance(b, str) else b for b in budgets)
     keys = target_keys(parsed)
     predicted = check_targets(keys, load_predictors(predictors))
@@ -147,7 +143,7 @@ def _search_rounds(
         seed,
         recorded=asked.recorded,
         initial=_initial(judge, plan.initial, seed),
-        make_searcher=SEARCHERS[searcher],
+        make_searcher=searcher_named(searcher, plan.candidates),
         on_round=asked.finish_round,
     )
     for known in asked.judge.latency.values():

@@ -7,11 +7,14 @@ from nas._callable import CallableRoom
 from nas.search.budgets import METRICS, Budget, check_reachable, parse_budget, parse_budgets, violation
 from nas.search.exploration import Front, explore
 from nas.search.forecast import Candidates, Forecast, Predict, search_predictions
+from nas.search.local_search import LocalSearch
 from nas.search.nsga2 import NSGA2
 from nas.search.pareto import crowding, hypervolume, pareto_front, pareto_ranks
 from nas.search.protocol import Searcher, Space
 from nas.search.random import RandomSearch
+from nas.search.regularized_evolution import RegularizedEvolution
 from nas.search.rounds import Outcome, Plan, Round, search_directly, search_in_rounds
+from nas.search.searchers import SEARCHERS, searcher_named
 from nas.search.selection import (
     Selection,
     accuracy_se,
@@ -26,14 +29,17 @@ from nas.search.selection import (
 __all__ = [
     "METRICS",
     "NSGA2",
+    "SEARCHERS",
     "Budget",
     "Candidates",
     "Forecast",
     "Front",
+    "LocalSearch",
     "Outcome",
     "Plan",
     "Predict",
     "RandomSearch",
+    "RegularizedEvolution",
     "Round",
     "Searcher",
     "Selection",
@@ -54,6 +60,7 @@ __all__ = [
     "search_directly",
     "search_in_rounds",
     "search_predictions",
+    "searcher_named",
     "select",
     "upper_bound",
     "violation",

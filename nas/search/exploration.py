@@ -11,14 +11,16 @@ from numpy.typing import ArrayLike
 
 from nas.arch import Arch
 from nas.errors import InputError
-from nas.search.nsga2 import NSGA2, population_for
+from nas.search.nsga2 import population_for
 from nas.search.pareto import pareto_front
 from nas.search.protocol import Floats, Genotypes, Space, as_losses
-from nas.search.random import RandomSearch
-from nas.search.rounds import Outcome, Plan, search_directly, search_in_rounds
+from nas.search.rounds import Plan, search_directly, search_in_rounds
+from nas.search.searchers import searcher_named
 from nas.search.surrogate import GeneLike, fit_surrogate
 
-SEARCHERS = ("default", "nsga2", "random")
+BATCHES = {"nsga2": None, "random": 50}
+FEW = 10
+"""Rows that a searcher without a model asks for at a time: a generation (None), or few, that it may learn from most."""
 
 
 class ArchSpace(Space, Protocol):
@@ -58,36 +60,28 @@ def explore(
     evaluate: a list of n architectures -> losses (n, k), all finite, all to be minimised; it is called with batches,
     never twice with the same architecture, `evaluations` architectures in all (fewer only where the space has no
     more). searcher: "default" (a Gaussian process a loss, refitted between batches; NSGA-II searches what it
-    predicts), "nsga2" (no model: for cheap evaluations by the ten thousand) or "random". The same seed and losses give
-    the same front.
+    predicts), or without a model "nsga2" (for cheap evaluations by the ten thousand), "regularized_evolution",
+    "local_search" or "random". The same seed and losses give the same front.
 
     Raises InputError for an unknown searcher, and for losses of another shape, NaN or infinite.
 
         front = nas.explore(space, lambda archs: [[nas.cost(a).macs, my_loss(a)] for a in archs], evaluations=200)
     """
-    if searcher not in SEARCHERS:
-        raise InputError(f"unknown searcher {searcher!r}, expected one of {', '.join(SEARCHERS)}")
     if evaluations < 1:
         raise InputError(f"evaluations is {evaluations}, expected at least 1")
+    start = searcher_named(searcher, evaluations)
     if seed < 0:
         raise InputError(f"seed is {seed}, expected a whole number of at least 0")
-    outcome = _search(space, _of_rows(space, evaluate), evaluations, searcher, seed)
+    paid = _of_rows(space, evaluate)
+    if start is None:
+        outcome = search_in_rounds(
+            space, paid, lambda X, losses: fit_surrogate(X, losses, space.genes), _plan(evaluations), seed
+        )
+    else:
+        batch = BATCHES.get(searcher, FEW) or population_for(evaluations)
+        outcome = search_directly(space, paid, start(space, np.random.default_rng(seed)), evaluations, batch)
     front = _front_rows(outcome.values)
     return Front(space.decode(outcome.X[front]), outcome.values[front], outcome.values, outcome.X)
-
-
-def _search(
-    space: ArchSpace, evaluate: Callable[[Genotypes], Floats], evaluations: int, searcher: str, seed: int
-) -> Outcome:
-    rng = np.random.default_rng(seed)
-    if searcher == "random":
-        return search_directly(space, evaluate, RandomSearch(space, rng), evaluations, batch=50)
-    if searcher == "nsga2":
-        population = population_for(evaluations)
-        return search_directly(space, evaluate, NSGA2(space, rng, population), evaluations, batch=population)
-    return search_in_rounds(
-        space, evaluate, lambda X, losses: fit_surrogate(X, losses, space.genes), _plan(evaluations), seed
-    )
 
 
 def _plan(evaluations: int) -> Plan:

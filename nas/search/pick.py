@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from nas.search.evolving import constrained_ranks
 from nas.search.forecast import Candidates
-from nas.search.nsga2 import constrained_ranks
 from nas.search.pareto import crowding, hypervolume, pareto_front
 from nas.search.protocol import Floats, Genotypes, Indices
 

@@ -12,6 +12,8 @@ from nas.search.protocol import JSON, Floats, Genotypes, Space, as_losses, as_vi
 class RandomSearch:
     """A Searcher that learns nothing but what to leave out. rng is its own from here on."""
 
+    name = "random"
+
     def __init__(self, space: Space, rng: np.random.Generator) -> None:
         self._space = space
         self._rng = rng
@@ -29,12 +31,12 @@ class RandomSearch:
 
     def state(self) -> JSON:
         """All that `from_state` needs."""
-        return {"searcher": "random", "rng": self._rng.bit_generator.state, "seen": self._seen.to_rows()}
+        return {"searcher": self.name, "rng": self._rng.bit_generator.state, "seen": self._seen.to_rows()}
 
     @classmethod
     def from_state(cls, space: Space, state: JSON) -> RandomSearch:
         """A searcher that asks what the saved one would have asked next."""
-        searcher = cls(space, restored_rng(state, "random"))
+        searcher = cls(space, restored_rng(state, cls.name))
         searcher._seen = Seen.from_rows(state["seen"])
         return searcher
 

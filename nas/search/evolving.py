@@ -1,0 +1,112 @@
+"""Searchers that breed: they keep some of the rows that they were told, and ask for changed copies of those."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar, Self
+
+import numpy as np
+
+from nas.search.distinct import Seen, collect, fresh
+from nas.search.pareto import crowding, pareto_ranks
+from nas.search.protocol import JSON, Floats, Genotypes, Indices, Space, as_losses, as_violation, row_keys
+from nas.search.random import restored_rng
+
+_BREED_TRIES = 4  # then random rows fill up: what breeds nothing new has converged
+
+
+class Evolving(ABC):
+    """A Searcher but for what it keeps and how it breeds. rng is its own from here on; `options` go into its state."""
+
+    name: ClassVar[str]
+
+    def __init__(self, space: Space, rng: np.random.Generator, **options: Any) -> None:
+        self._space = space
+        self._rng = rng
+        self._options = options
+        self._seen = Seen()
+        self._X = space.sample(0, rng)
+        self._losses = np.empty((0, 0))
+        self._violation = np.empty(0)
+
+    def ask(self, n: int) -> Genotypes:
+        """Up to n new distinct rows, (<= n, d): random ones until enough are known to breed, then offspring."""
+        if len(self._X) < self._enough():
+            return fresh(self._space, n, self._rng, self._seen)
+        bred = collect(self._breed, n, self._seen, self._space.size, tries=_BREED_TRIES)
+        if len(bred) == n:
+            return bred
+        return np.concatenate([bred, fresh(self._space, n - len(bred), self._rng, self._seen)])
+
+    def tell(self, X: Genotypes, losses: Floats, violation: Floats | None = None) -> None:
+        """Losses (n, k) of rows X (n, d) and how much they break the budgets (n,); of a row told twice, what was told
+        last counts."""
+        losses = as_losses(losses, len(X), self._losses.shape[1] or None)
+        violation = as_violation(violation, len(X))
+        if not len(X):
+            return
+        self._seen.add(X)
+        X = np.concatenate([self._X, X])
+        losses = np.concatenate([self._losses.reshape(-1, losses.shape[1]), losses])
+        violation = np.concatenate([self._violation, violation])
+        last = np.array(sorted(dict(zip(row_keys(X), range(len(X)), strict=True)).values()))
+        keep = last[self._kept(losses[last], violation[last])]
+        self._X, self._losses, self._violation = X[keep], losses[keep], violation[keep]
+
+    def state(self) -> JSON:
+        """All that `from_state` needs."""
+        return {
+            "searcher": self.name,
+            "options": self._options,
+            "rng": self._rng.bit_generator.state,
+            "seen": self._seen.to_rows(),
+            "X": self._X.tolist(),
+            "losses": self._losses.tolist(),
+            "violation": self._violation.tolist(),
+        }
+
+    @classmethod
+    def from_state(cls, space: Space, state: JSON) -> Self:
+        """A searcher that asks what the saved one would have asked next."""
+        searcher = cls(space, restored_rng(state, cls.name), **state["options"])
+        searcher._seen = Seen.from_rows(state["seen"])
+        if state["X"]:
+            searcher._X = np.array(state["X"], np.int16)
+            searcher._losses = np.array(state["losses"], np.float64)
+            searcher._violation = np.array(state["violation"], np.float64)
+        return searcher
+
+    @abstractmethod
+    def _enough(self) -> int:
+        """How many known rows breeding takes."""
+
+    @abstractmethod
+    def _kept(self, losses: Floats, violation: Floats) -> Indices:
+        """Which rows stay, in the order in which they are to stand; rows come oldest first."""
+
+    @abstractmethod
+    def _breed(self, n: int) -> Genotypes:
+        """n offspring, canonical, repeats possible."""
+
+    def _mutated(self, parents: Indices, rate: float | None = None) -> Genotypes:
+        """Copies of known rows in which each gene is redrawn with probability `rate` (None: one a row on average)."""
+        return self._space.mutate(self._X[parents], self._rng, rate=self._rate(rate))
+
+    def _rate(self, rate: float | None) -> float:
+        return 1 / max(1, self._X.shape[1]) if rate is None else rate
+
+
+def best_first(losses: Floats, violation: Floats) -> Indices:
+    """All rows by constrained rank, of equal rank the less crowded first, (n,)."""
+    ranks = constrained_ranks(losses, violation)
+    return np.lexsort((-crowding(losses, ranks), ranks))
+
+
+def constrained_ranks(losses: Floats, violation: Floats) -> Indices:
+    """Pareto ranks of the rows with violation 0, and behind them the others, ranked by violation alone: shape (n,)."""
+    ranks = np.empty(len(losses), np.intp)
+    holds = violation <= 0
+    ranks[holds] = pareto_ranks(losses[holds])
+    behind = np.unique(violation[~holds], return_inverse=True)[1]
+    ranks[~holds] = behind + (ranks[holds].max() + 1 if holds.any() else 0)
+    return ranks
