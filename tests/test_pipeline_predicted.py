@@ -217,6 +217,14 @@ class TestSearch:
         again = nas.search("digits", supernet, out=run.path, **asked)
         assert again.front["id"].tolist() == run.front["id"].tolist()
 
+    @pytest.mark.parametrize("searcher", ["regularized_evolution", "local_search", "optuna:tpe"])
+    def test_any_searcher_may_look_for_the_candidates(self, searcher, supernet, predictor, limit, tmp_path):
+        asked = {"budgets": [f"latency_ms<={limit:.4g}@{AWAY}"], "predictors": [predictor], "searcher": searcher}
+        found = nas.search("digits", supernet, out=tmp_path / "run", evaluations=EVALUATIONS, **asked)
+        assert found.inputs["searcher"] == searcher
+        assert len(found.evaluations) >= EVALUATIONS
+        assert (found.front[f"latency_ms[{AWAY}].high"] < limit).all()
+
     def test_a_shipped_predictor_without_an_interval_ends_the_command(self, supernet, tmp_path, capsys):
         command = ["search", "digits", "--supernet", str(supernet), "--out", str(tmp_path / "run")]
         command += ["--predictor", "pixel6_tflite_fp32", "--budget", f"latency_ms<=5@{PIXEL}"]

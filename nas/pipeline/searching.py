@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ from nas.search import (
     Plan,
     Predict,
     Round,
+    candidates_for,
     check_reachable,
     hypervolume,
     parse_budget,
@@ -134,6 +136,7 @@ def _search_rounds(
     """Evaluate subnets until there are `evaluations`, each recorded before the next begins; and what the rounds taught
     the judge."""
     plan = plan_of(evaluations)
+    plan = replace(plan, candidates=candidates_for(searcher, plan.candidates))
     asked = _Asked(run, task, Refinery(run, judge, refine, task.listener), plan.evaluations)
     outcome = search_in_rounds(
         task.space,

@@ -14,7 +14,7 @@ from nas.search.protocol import Searcher, Space
 from nas.search.random import RandomSearch
 from nas.search.regularized_evolution import RegularizedEvolution
 from nas.search.rounds import Outcome, Plan, Round, search_directly, search_in_rounds
-from nas.search.searchers import SEARCHERS, searcher_named
+from nas.search.searchers import SEARCHERS, candidates_for, searcher_named
 from nas.search.selection import (
     Selection,
     accuracy_se,
@@ -45,6 +45,7 @@ __all__ = [
     "Selection",
     "Space",
     "accuracy_se",
+    "candidates_for",
     "chance_above",
     "chance_below",
     "check_reachable",

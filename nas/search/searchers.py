@@ -8,14 +8,17 @@ from typing import Any
 from nas.errors import InputError
 from nas.search.local_search import LocalSearch
 from nas.search.nsga2 import NSGA2, population_for
+from nas.search.optuna_search import OptunaGP, OptunaNSGA2, OptunaNSGA3, OptunaTPE
 from nas.search.protocol import JSON, MakeSearcher, Searcher, Space
 from nas.search.random import RandomSearch
 from nas.search.regularized_evolution import RegularizedEvolution
 
-_KINDS: tuple[Any, ...] = (NSGA2, RegularizedEvolution, LocalSearch, RandomSearch)
+_OWN: tuple[Any, ...] = (NSGA2, RegularizedEvolution, LocalSearch, RandomSearch)
+_KINDS = (*_OWN, OptunaTPE, OptunaGP, OptunaNSGA2, OptunaNSGA3)
 SEARCHERS: Mapping[str, Any] = {kind.name: kind for kind in _KINDS}
 DEFAULT = "default"  # what a loop chooses for itself
 NAMES = (DEFAULT, *SEARCHERS)
+_SLOW = {"optuna:gp": 60, "optuna:tpe": 500, "optuna:nsga2": 2000, "optuna:nsga3": 2000}
 
 
 def searcher_named(name: str, rows: int) -> MakeSearcher | None:
@@ -28,6 +31,12 @@ def searcher_named(name: str, rows: int) -> MakeSearcher | None:
     kind = SEARCHERS[name]
     sized = {"population": population_for(rows)} if kind in (NSGA2, RegularizedEvolution) else {}
     return lambda space, rng: kind(space, rng, **sized)
+
+
+def candidates_for(name: str, most: int) -> int:
+    """Of how many rows a searcher of that name sees the predictions in a round: `most`, or what it does in half a
+    minute."""
+    return min(most, _SLOW.get(name, most))
 
 
 def restored(space: Space, state: JSON) -> Searcher:
