@@ -389,6 +389,25 @@ def test_best_takes_one_row(objective, row):
     assert list(fronts.best(fronts.tidy(front()), objective)["id"]) == [front()["id"][row]]
 
 
+def curve(**columns) -> pd.DataFrame:
+    """Accuracy over doubling cost: steep, then flat; the bend is at `b`."""
+    known = {"id": list("abcd"), "macs": [100, 200, 400, 800], "accuracy_inherited": [0.5, 0.8, 0.85, 0.88]}
+    return fronts.tidy(pd.DataFrame(known | columns))
+
+
+def test_the_knee_is_where_accuracy_becomes_dear():
+    assert list(fronts.best(curve(), "knee")["id"]) == ["b"]
+    slower = {f"latency_ms[{TARGET}].measured": [1.0, 7.0, 7.5, 8.0]}  # where `a` is the only cheap one
+    assert list(fronts.best(curve(**slower), "knee")["id"]) == ["a"]
+    assert list(fronts.best(curve(**slower), f"knee@{TARGET}")["id"]) == ["a"]
+    two = slower | {"latency_ms[pixel6/tflite/fp32].measured": [1.0, 2.0, 4.0, 8.0]}
+    assert list(fronts.best(curve(**two), "knee")["id"]) == ["b"]  # of MACs: which target is not said
+    assert list(fronts.best(curve(**two), "knee@pixel6/tflite/fp32")["id"]) == ["b"]
+    assert list(fronts.best(curve().iloc[:1], "knee")["id"]) == ["a"]
+    with pytest.raises(RunError, match="both an accuracy and a cost"):
+        fronts.best(curve(accuracy_inherited=[np.nan] * 4), "knee")
+
+
 def test_questions_a_front_cannot_answer(tmp_path):
     whole = fronts.tidy(front())
     with pytest.raises(BudgetError, match="no latency_ms on 'pixel6/tflite/fp32'"):

@@ -303,7 +303,7 @@ def pareto(
     where: Annotated[
         list[str] | None, typer.Option("--where", help="A condition such as 'params<=1M'; repeatable.")
     ] = None,
-    best: Annotated[str | None, typer.Option("--best", help="Only the best row: accuracy, params, macs, ...")] = None,
+    best: Annotated[str | None, typer.Option("--best", help="One row: accuracy, params, macs, ..., or knee.")] = None,
     as_json: Json = False,
 ) -> None:
     """Rows of the front of a run."""

@@ -147,12 +147,31 @@ def where(front: pd.DataFrame, expressions: Sequence[str]) -> pd.DataFrame:
 
 
 def best(front: pd.DataFrame, objective: str) -> pd.DataFrame:
-    """The one row that is best at `accuracy` (highest) or at a cost: `params`, `latency_ms@TARGET`, ... (lowest)."""
+    """The one row that is best at `accuracy` (highest) or at a cost: `params`, `latency_ms@TARGET`, ... (lowest); or
+    the `knee`, of latency where the front has one target, on `knee@TARGET`, or of MACs."""
     metric, _, target = objective.partition("@")
+    if metric.strip() == "knee":
+        return front.loc[[_knee(front, target.strip() or None)]].reset_index(drop=True)
     column = values(front, metric.strip(), target.strip() or None).dropna()
     if column.empty:
         raise RunError(f"no row of the front has a value of {objective!r}; loosen --where, or verify the run first")
     return front.loc[[column.idxmax() if metric.strip() == "accuracy" else column.idxmin()]].reset_index(drop=True)
+
+
+def _knee(front: pd.DataFrame, target: str | None) -> Any:
+    """The label of the row that lies farthest above the line between the ends of the front, of accuracy over the
+    logarithm of cost (Satopää, Albrecht, Irwin, Raghavan 2011): before it accuracy is cheap, behind it dear."""
+    import numpy as np
+
+    timed = targets(front)
+    target = timed[0] if target is None and len(timed) == 1 else target
+    cost = values(front, "macs", None) if target is None else values(front, "latency_ms", target)
+    known = values(front, "accuracy", None).notna() & cost.notna()
+    if not known.any():
+        raise RunError("no row of the front has both an accuracy and a cost; loosen --where, or verify the run first")
+    ends = [np.log(cost[known].astype(float)), values(front, "accuracy", None)[known].astype(float)]
+    cheap, good = ((column - column.min()) / ((column.max() - column.min()) or 1.0) for column in ends)
+    return (good - cheap).idxmax()
 
 
 def keeps(column: pd.Series[Any], budget: Budget) -> pd.Series[bool]:
