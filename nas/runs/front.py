@@ -162,16 +162,18 @@ def _knee(front: pd.DataFrame, target: str | None) -> Any:
     """The label of the row that lies farthest above the line between the ends of the front, of accuracy over the
     logarithm of cost (Satopää, Albrecht, Irwin, Raghavan 2011): before it accuracy is cheap, behind it dear."""
     import numpy as np
+    import pandas as pd
 
     timed = targets(front)
     target = timed[0] if target is None and len(timed) == 1 else target
     cost = values(front, "macs", None) if target is None else values(front, "latency_ms", target)
-    known = values(front, "accuracy", None).notna() & cost.notna()
-    if not known.any():
+    points = pd.DataFrame({"cost": np.log(cost.to_numpy(float)), "good": values(front, "accuracy").to_numpy(float)})
+    points = points.set_index(front.index).dropna()
+    if points.empty:
         raise RunError("no row of the front has both an accuracy and a cost; loosen --where, or verify the run first")
-    ends = [np.log(cost[known].astype(float)), values(front, "accuracy", None)[known].astype(float)]
-    cheap, good = ((column - column.min()) / ((column.max() - column.min()) or 1.0) for column in ends)
-    return (good - cheap).idxmax()
+    spread = (points.max() - points.min()).replace(0.0, 1.0)
+    scaled = (points - points.min()) / spread
+    return (scaled["good"] - scaled["cost"]).idxmax()
 
 
 def keeps(column: pd.Series[Any], budget: Budget) -> pd.Series[bool]:
