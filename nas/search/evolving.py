@@ -97,7 +97,7 @@ class Evolving(ABC):
 
 
 def best_first(losses: Floats, violation: Floats) -> Indices:
-    """All rows by constrained rank, of equal rank the less crowded first, (n,)."""
+    """Indices of all rows, (n,): those that hold the budgets by rank and crowding, then the others by violation."""
     ranks = constrained_ranks(losses, violation)
     return np.lexsort((-crowding(losses, ranks), ranks))
 

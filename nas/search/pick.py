@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from nas.search.evolving import constrained_ranks
+from nas.search.evolving import best_first
 from nas.search.forecast import Candidates
-from nas.search.pareto import crowding, hypervolume, pareto_front
+from nas.search.pareto import hypervolume, pareto_front
 from nas.search.protocol import Floats, Genotypes, Indices
 
 _EXPLORED = 10  # exploration draws on the best 10 candidates for each row it may pick
@@ -22,19 +22,13 @@ def pick_batch(found: Candidates, known: Candidates, n: int, explore: float) -> 
     """
     n = min(n, len(found))
     exploring = round(explore * n)
-    order = best_first(found)
+    order = best_first(found.losses, found.violation)
     gaining = _greedy_hypervolume(found, known, n - exploring)
     rest = order[~np.isin(order, gaining)]
     missing = n - exploring - len(gaining)
     chosen = np.concatenate([gaining, rest[:missing]])
     near = rest[missing:][: _EXPLORED * exploring]
     return np.concatenate([chosen, _farthest(found.X, near, np.concatenate([known.X, found.X[chosen]]), exploring)])
-
-
-def best_first(found: Candidates) -> Indices:
-    """Indices of all rows: those that hold the budgets by rank and crowding, then the others by violation."""
-    ranks = constrained_ranks(found.losses, found.violation)
-    return np.lexsort((-crowding(found.losses, ranks), ranks))
 
 
 def _greedy_hypervolume(found: Candidates, known: Candidates, n: int) -> Indices:

@@ -14,6 +14,7 @@ import numpy as np
 
 from nas.errors import InputError
 from nas.search.distinct import Seen, fresh
+from nas.search.evolving import best_first
 from nas.search.forecast import (
     Candidates,
     Forecast,
@@ -24,7 +25,7 @@ from nas.search.forecast import (
 )
 from nas.search.ledger import Evaluate, Ledger, Recorded
 from nas.search.nsga2 import NSGA2, population_for
-from nas.search.pick import best_first, pick_batch
+from nas.search.pick import pick_batch
 from nas.search.protocol import Floats, Genotypes, Indices, MakeSearcher, Searcher, Space
 
 Refit = Callable[[Genotypes, Floats], Predict]  # all rows (n, d) evaluated so far and their values (n, m) -> a model
@@ -100,7 +101,7 @@ def search_in_rounds(
         if not len(found):
             break
         chosen = pick_batch(found, known, min(plan.batch, plan.evaluations - len(known)), plan.explore)
-        best = best_first(found)
+        best = best_first(found.losses, found.violation)
         leads = found.X[best[~np.isin(best, chosen)][: population // 2]]
         rounds.add(found.X[chosen])
     return rounds.outcome()
