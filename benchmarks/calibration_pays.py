@@ -198,10 +198,10 @@ class Bench:
 
     def judge(self) -> None:
         """The accuracy on the test split of each network that the summary names, in the precision of the target."""
-        path, rows = self.work / "test.jsonl", [row for row in named(rows_of(self.path)) if row]
-        for row in {row["arch"]: row for row in rows if row["arch"] not in judged(self.work)}.values():
-            arch = self.space.decode(np.array([row["genotype"]], np.int16))[0]
-            append(path, {"arch": arch.id, "accuracy": self._accuracy(arch, self.data.test)})
+        asked, known = {row["arch"]: row for row in named(rows_of(self.path)) if row}, judged(self.work)
+        for name in asked.keys() - known.keys():
+            arch = self.space.decode(np.array([asked[name]["genotype"]], np.int16))[0]
+            append(self.work / "test.jsonl", {"arch": name, "accuracy": self._accuracy(arch, self.data.test)})
 
     def _accuracies(self, X: Any) -> list[list[float]]:
         """On the first images of the search split, each network once for all arms."""
@@ -244,7 +244,7 @@ def simple(
     return LatencyPredictor(core, bare.origin, bare.card, parts)
 
 
-def summary(searches: list[Row], judged: dict[str, float]) -> dict[str, dict[str, Any]]:
+def summary(searches: list[Row], accuracies: dict[str, float]) -> dict[str, dict[str, Any]]:
     """By arm: rows, held, the rate with its 95 % Wilson interval, accuracy of what held, and of 95 % with a margin."""
     found = {}
     for arm in ARMS:
@@ -256,8 +256,8 @@ def summary(searches: list[Row], judged: dict[str, float]) -> dict[str, dict[str
             margin = least_margin(rows)
             found[arm] = {
                 "searches": len(own), "rows": len(rows), "held": held, "rate": held / len(rows),
-                "interval": [interval.low, interval.high], "accuracy": reached(best(rows, own), judged),
-                "margin": margin, "accuracy_at_95": reached(best(rows, own, margin), judged),
+                "interval": [interval.low, interval.high], "accuracy": reached(best(rows, own), accuracies),
+                "margin": margin, "accuracy_at_95": reached(best(rows, own, margin), accuracies),
                 "rows_at_95": sum(within(row, margin) for row in rows),
                 "coverage": coverage_of_picked(own) if "picked_errors" in own[0] else None,
                 "seconds": statistics.mean(search["seconds"] for search in own),
@@ -291,9 +291,9 @@ def named(searches: list[Row]) -> list[Row | None]:
     return found
 
 
-def reached(rows: list[Row | None], judged: dict[str, float]) -> float:
+def reached(rows: list[Row | None], accuracies: dict[str, float]) -> float:
     """Mean accuracy; a search without a row counts 0."""
-    return statistics.mean(judged[row["arch"]] if row else 0.0 for row in rows)
+    return statistics.mean(accuracies[row["arch"]] if row else 0.0 for row in rows)
 
 
 def judged(work: Path) -> dict[str, float]:

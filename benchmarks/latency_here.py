@@ -25,6 +25,7 @@ import numpy as np
 import record
 from shipping import ROOT, ship_predictor, shipped_name
 
+from nas.errors import NasError
 from nas.latency import LatencyTable, TableWriter, Target, estimate_seconds, measure_archs, read_table
 from nas.latency.parts import READERS, measure_parts, read_parts
 from nas.latency.table_merge import merge_tables
@@ -82,16 +83,16 @@ def main() -> None:
     cases = [case for group in asked.cases for case in CASES[group]]
     if asked.ship:
         for case in cases:
-            if judged(case, asked.work):
-                ship(case, asked.work, asked.ship)
+            ship(case, asked.work, asked.ship)
         return
-    for case in cases if not asked.report else ():
-        for measure in tables(case, asked.work):
+    found = record.kept("latency_here", "cases", asked.out)
+    for case in cases:
+        for measure in tables(case, asked.work) if not asked.report else ():
             if time.monotonic() < ends:
                 measure()
-        show(case, asked.work)
-    found = record.kept("latency_here", "cases", asked.out)
-    found |= {case.name: figures for case in cases if (figures := judged(case, asked.work))}
+        if figures := judged(case, asked.work):
+            show(case, figures)
+            found[case.name] = figures
     if asked.out:
         print(record.write("latency_here", {"cases": found}, asked.out))
 
@@ -138,11 +139,10 @@ def measure(space: SearchSpace, target: Target, X: Genotypes, path: Path, first:
     print(f"{path}: {time.perf_counter() - started:.0f} s", flush=True)
 
 
-def show(case: Case, work: Path) -> None:
-    found = judged(case, work)
-    if covered := found.get("coverage"):
+def show(case: Case, found: dict[str, Any]) -> None:
+    if covered := found["coverage"]:
         print(f"{case.name}: a 90 % interval covers {covered['mean']:.1%}, over random splits of what was calm")
-    for row in found.get("sizes", []):
+    for row in found["sizes"]:
         others = ", ".join(f"{name} {100 * other['mape']:.1f} %" for name, other in row["beside"].items())
         print(
             f"{case.name}, {row['train']} networks: {100 * row['mape']:.2f} % ({'held' if row['held'] else 'MISSED'}: "
@@ -152,15 +152,23 @@ def show(case: Case, work: Path) -> None:
         )
 
 
+def whole(case: Case, work: Path) -> tuple[list[LatencyTable], list[np.ndarray]] | None:
+    """The three tables of a case, and the latencies of their rows; None where there is not all of that yet."""
+    fitted, held_out = rows_of(case)
+    try:
+        read = [read_table(case.folder(work) / name) for name in ("train", "test", "again")]
+        return read, [by_genotype(table, X) for table, X in zip(read, (fitted, held_out, held_out), strict=True)]
+    except (NasError, KeyError) as error:
+        print(f"{case.name}: its tables are not whole yet ({type(error).__name__})")
+        return None
+
+
 def judged(case: Case, work: Path) -> dict[str, Any]:
     """The figures of a case whose tables are whole, else none."""
-    folder, (fitted, held_out) = case.folder(work), rows_of(case)
-    try:
-        train, first, again = (read_table(folder / name) for name in ("train", "test", "again"))
-        known, once, twice = by_genotype(train, fitted), by_genotype(first, held_out), by_genotype(again, held_out)
-    except Exception as error:  # of tables that are not there, or not whole
-        print(f"{case.name}: nothing to judge yet ({type(error).__name__})")
+    if (found := whole(case, work)) is None:
         return {}
+    folder, (fitted, held_out) = case.folder(work), rows_of(case)
+    (train, first, again), (known, once, twice) = found
     noise = repeat_noise(once, twice)
     parts = PartTable(*read_parts(folder / "parts")) if (folder / "parts").exists() else None
     disturbed = float(np.mean([table.rows["disturbed"].mean() for table in (train, first, again)]))
@@ -230,10 +238,11 @@ def at_size(
 
 def ship(case: Case, work: Path, device: str) -> None:
     """All that was measured as one table, and its predictor."""
+    if (found := whole(case, work)) is None:
+        return
     folder, name = case.folder(work), shipped_name(case.target, case.space, device)
     merge_tables([folder / "train", folder / "test"], ROOT / "latency_tables" / name)
-    held_out = rows_of(case)[1]
-    once, twice = (by_genotype(read_table(folder / part), held_out) for part in ("test", "again"))
+    _, once, twice = found[1]
     ship_predictor(name, device, "benchmarks/latency_here.py", repeat_noise(once, twice))
 
 

@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 from public_transfer import left_out, members, own_sum, without_odd
 from public_trials import Array, Rows, mape, neighbour, of_archs, scaled, table
+from shipping import NOT_OTHERS
 
 from nas.arch import Arch
 from nas.cost import FEATURES, features
@@ -61,7 +62,6 @@ PLAIN = {
     "ViT-S/16 at 224": Vit(224, 16, 384, 12, 6, 1536),
     "ViT-B/16 at 224": Vit(224, 16, 768, 12, 12, 3072),
 }
-NOT_OTHERS = "Not for another device, runtime version, precision or number of threads than the one above."
 FEW = (
     "There is no interval: {n} rows of {shapes} distinct shapes are too few for one that means anything (about 100 are "
     "needed), so no latency can be promised by this predictor until networks of your own are added "

@@ -6,7 +6,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from ship_predictors import NOT_OTHERS
 
 from nas.cost import FEATURES
 from nas.latency import read_table
@@ -15,6 +14,7 @@ from nas.predict import fit_latency
 from nas.space import space_from_toml
 
 ROOT = Path(__file__).resolve().parents[1]
+NOT_OTHERS = "Not for another device, runtime version, precision or number of threads than the one above."
 TRANSFER = "Five networks measured on another device make it that device's: `nas fit latency TABLE --from {name}`."
 
 

@@ -16,7 +16,9 @@ _BREED_TRIES = 4  # then random rows fill up: what breeds nothing new has conver
 
 
 class Evolving(ABC):
-    """A Searcher but for what it keeps and how it breeds. rng is its own from here on; `options` go into its state."""
+    """A Searcher but for what it keeps and how it breeds. rng is its own from here on; `options` go into its state:
+    `population`, of which half has to be known before breeding, and `rate`, the probability that a gene of an offspring
+    is redrawn (None: one gene a row on average)."""
 
     name: ClassVar[str]
 
@@ -76,9 +78,9 @@ class Evolving(ABC):
             searcher._violation = np.array(state["violation"], np.float64)
         return searcher
 
-    @abstractmethod
     def _enough(self) -> int:
         """How many known rows breeding takes."""
+        return -(-int(self._options["population"]) // 2)
 
     @abstractmethod
     def _kept(self, losses: Floats, violation: Floats) -> Indices:
@@ -88,12 +90,10 @@ class Evolving(ABC):
     def _breed(self, n: int) -> Genotypes:
         """n offspring, canonical, repeats possible."""
 
-    def _mutated(self, parents: Indices, rate: float | None = None) -> Genotypes:
-        """Copies of known rows in which each gene is redrawn with probability `rate` (None: one a row on average)."""
-        return self._space.mutate(self._X[parents], self._rng, rate=self._rate(rate))
-
-    def _rate(self, rate: float | None) -> float:
-        return 1 / max(1, self._X.shape[1]) if rate is None else rate
+    def _mutated(self, X: Genotypes) -> Genotypes:
+        """Copies of rows in which some genes are redrawn."""
+        rate = self._options.get("rate")
+        return self._space.mutate(X, self._rng, rate=1 / max(1, X.shape[1]) if rate is None else rate)
 
 
 def best_first(losses: Floats, violation: Floats) -> Indices:

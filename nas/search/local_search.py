@@ -20,13 +20,13 @@ class LocalSearch(Evolving):
 
     def __init__(self, space: Space, rng: np.random.Generator, start: int = 16) -> None:
         super().__init__(space, rng, start=start)
-        self._start = start
 
     def _enough(self) -> int:
-        return 1 if len(self._seen) >= self._start else len(self._X) + 1
+        """One row, once enough random ones were asked for or told: of these the front alone is known."""
+        return 1 if len(self._seen) >= self._options["start"] else len(self._X) + 1
 
     def _kept(self, losses: Floats, violation: Floats) -> Indices:
         return np.flatnonzero(constrained_ranks(losses, violation) == 0)
 
     def _breed(self, n: int) -> Genotypes:
-        return self._mutated(self._rng.integers(len(self._X), size=n))
+        return self._mutated(self._X[self._rng.integers(len(self._X), size=n)])

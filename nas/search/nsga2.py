@@ -33,19 +33,15 @@ class NSGA2(Evolving):
         rate: float | None = None,
     ) -> None:
         super().__init__(space, rng, population=population, cross_rate=cross_rate, rate=rate)
-        self._population, self._cross_rate, self._mutation = population, cross_rate, rate
-
-    def _enough(self) -> int:
-        return -(-self._population // 2)
 
     def _kept(self, losses: Floats, violation: Floats) -> Indices:
-        return best_first(losses, violation)[: self._population]
+        return best_first(losses, violation)[: self._options["population"]]
 
     def _breed(self, n: int) -> Genotypes:
         mothers = self._tournament(n)
         children = self._space.cross(self._X[mothers], self._X[self._neighbours(mothers)], self._rng)
-        children = np.where(self._rng.random((n, 1)) < self._cross_rate, children, self._X[mothers])
-        return self._space.mutate(children, self._rng, rate=self._rate(self._mutation))
+        children = np.where(self._rng.random((n, 1)) < self._options["cross_rate"], children, self._X[mothers])
+        return self._mutated(children)
 
     def _tournament(self, n: int) -> Indices:
         """The better of two random members, n times. Members stand in order of rank, then of crowding."""

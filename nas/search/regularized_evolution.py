@@ -27,15 +27,11 @@ class RegularizedEvolution(Evolving):
         rate: float | None = None,
     ) -> None:
         super().__init__(space, rng, population=population, tournament=tournament, rate=rate)
-        self._population, self._tournament, self._mutation = population, tournament, rate
-
-    def _enough(self) -> int:
-        return -(-self._population // 2)
 
     def _kept(self, losses: Floats, violation: Floats) -> Indices:
-        return np.arange(len(losses))[-self._population :]
+        return np.arange(len(losses))[-self._options["population"] :]
 
     def _breed(self, n: int) -> Genotypes:
         order = best_first(self._losses, self._violation)
-        winners = self._rng.integers(len(order), size=(n, self._tournament)).min(axis=1)
-        return self._mutated(order[winners], self._mutation)
+        winners = self._rng.integers(len(order), size=(n, self._options["tournament"])).min(axis=1)
+        return self._mutated(self._X[order[winners]])

@@ -18,7 +18,6 @@ _KINDS = (*_OWN, OptunaTPE, OptunaGP, OptunaNSGA2, OptunaNSGA3)
 SEARCHERS: Mapping[str, Any] = {kind.name: kind for kind in _KINDS}
 DEFAULT = "default"  # what a loop chooses for itself
 NAMES = (DEFAULT, *SEARCHERS)
-_SLOW = {"optuna:gp": 60, "optuna:tpe": 500, "optuna:nsga2": 2000, "optuna:nsga3": 2000}
 
 
 def searcher_named(name: str, rows: int) -> MakeSearcher | None:
@@ -34,9 +33,9 @@ def searcher_named(name: str, rows: int) -> MakeSearcher | None:
 
 
 def candidates_for(name: str, most: int) -> int:
-    """Of how many rows a searcher of that name sees the predictions in a round: `most`, or what it does in half a
-    minute."""
-    return min(most, _SLOW.get(name, most))
+    """Of how many rows a searcher of that name sees the predictions in a round: `most`, or what a slow one does in half
+    a minute."""
+    return min(most, getattr(SEARCHERS.get(name), "candidates", most))
 
 
 def restored(space: Space, state: JSON) -> Searcher:
