@@ -1,7 +1,7 @@
 """Samplers and losses compared on one space: the protocol is results/samplers/README.md.
 
     OMP_NUM_THREADS=1 python benchmarks/samplers.py --data parquet:CIFAR10 [--processes 2] [--phases sweep,seeds,...]
-    OMP_NUM_THREADS=1 python benchmarks/samplers.py --data parquet:CIFAR10 --scale gpu [--processes 6] [--minutes 9]
+    OMP_NUM_THREADS=1 python benchmarks/samplers.py --data parquet:CIFAR10 --scale gpu --phases once [--processes 5]
     OMP_NUM_THREADS=1 python benchmarks/samplers.py --data parquet:CIFAR10 --test
     python benchmarks/samplers.py --report [--scale gpu]
 
@@ -10,7 +10,9 @@ hours of one core; with `--scale gpu`, another space for much longer, and every 
 same small space with a lesser and a greater range of costs. Phases: sweep, seeds, parts (one seed of what has an
 ingredient switched off, and of candidates), macs (as much computation for each), rates (more learning rates where the
 sweep left a doubt), long (twice the computation), range (for `narrow` and `wide`), leading (few arms, each learning
-rate, as much computation for each). `--test` judges the arms of long on the test split, each once.
+rate, as much computation for each), rest (the other samplers and losses, likewise, at the leading arms' best rate),
+paid (few arms, three seeds, `cpu`'s rates, as much computation for each), once (likewise, one seed, one rate). `--test` judges the
+arms of long on the test split, each once.
 """
 
 from __future__ import annotations
@@ -58,8 +60,9 @@ SCALES = {
     "cpu": Scale(SPACE, STEPS, BATCH, "fp32", "cpu"),
     "narrow": Scale(str(HERE / "vit_cifar_patch8_narrow.toml"), STEPS, BATCH, "fp32", "cpu", own_rates=False),
     "wide": Scale(str(HERE / "vit_cifar_patch8_wide.toml"), STEPS, BATCH, "fp32", "cpu", own_rates=False),
-    "gpu": Scale("vit_cifar", 8800, 512, "bf16", "cuda"),  # 100 epochs
-    "gpu_elasticvit": Scale("elasticvit_cifar", 8800, 512, "bf16", "cuda"),
+    "gpu": Scale("vit_cifar", 1100, 512, "bf16", "cuda", own_rates=False),  # 13 epochs; of cheaper steps, 25
+    "gpu_elasticvit": Scale("elasticvit_cifar", 1000, 512, "bf16", "cuda", own_rates=False),
+    "gpu_wide": Scale(str(HERE / "vit_cifar_patch8_wide.toml"), STEPS, BATCH, "fp32", "cuda", own_rates=False),
     "gpu_patch8": Scale(SPACE, 3110, 768, "fp32", "cuda"),  # 53 epochs; of cheaper steps, 100
 }
 
@@ -162,6 +165,13 @@ def tasks(scale: Scale, phases: list[str], rows: list[Row]) -> list[Task]:
     if "leading" in phases:
         arms_in_order = sorted([*LEADING, PAID], key=lambda arm: arm.name == "complexity")  # known to be behind
         found += [(arm, lr, SWEEP_SEED, paid_steps(arm, scale)) for arm in arms_in_order for lr in RATES]
+    if "rest" in phases:
+        rest = [Arm("complexity"), *(arm for arm in MAIN + OTHERS if arm not in [*LEADING, PAID])]
+        found += [(arm, max(RATES), SWEEP_SEED, paid_steps(arm, scale)) for arm in rest]
+    if "paid" in phases:
+        found += [(arm, chosen[arm], seed, paid_steps(arm, scale)) for seed in SEEDS for arm in [*LEADING, PAID]]
+    if "once" in phases:
+        found += [(arm, RATES[1], SEEDS[0], paid_steps(arm, scale)) for arm in [*LEADING, PAID]]
     if "range" in phases:
         found += [(arm, chosen[arm], SEEDS[0], scale.steps) for arm in LEADING if arm in chosen]
     return [Task(arm, lr, seed, scale, steps) for arm, lr, seed, steps in found]
