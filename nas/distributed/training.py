@@ -7,7 +7,6 @@ the last checkpoint in the folder, which all nodes have to see.
 from __future__ import annotations
 
 import os
-import socket
 import threading
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -15,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from nas.data import Data, StreamOptions, load_data
-from nas.errors import InputError, TrainError, first_line, last_line
+from nas.distributed.cluster import cluster
+from nas.errors import InputError, TrainError, last_line
 from nas.predict import LatencyPredictor
 from nas.space import Genotypes, SearchSpace, space_from_toml
 from nas.training import Progress, Trained, train
@@ -25,7 +25,7 @@ from nas.training.samplers import Values
 from nas.training.soft_labels import load_soft_labels
 from nas.training.step import SoftLabels
 
-_LOOK_S, _ANSWER_S = 2.0, 5.0
+_LOOK_S = 2.0
 
 
 def train_on_ray(
@@ -61,7 +61,7 @@ def train_on_ray(
     )  # fmt: skip
     inputs = job.inputs("cpu")  # what cannot be read is said here, and not by a worker that died of it
     if not (out / files.MANIFEST).exists():
-        with _Cluster(address, workers), _Watched(out, progress):
+        with cluster(address, workers + 1), _Watched(out, progress):
             _fit(job, workers, failures, out)
     return job.train(inputs, "cpu")  # reads what came out, or says why it is not this training's
 
@@ -153,50 +153,6 @@ def _work(config: dict[str, Any]) -> None:
         torch.set_num_threads(max(1, int(os.environ.get("OMP_NUM_THREADS", "1"))))
     device = "cuda" if job.gpus else "cpu"
     job.train(job.inputs(device), device)
-
-
-class _Cluster:
-    """A connection to Ray; ends only what it began."""
-
-    def __init__(self, address: str, workers: int) -> None:
-        self._address, self._workers = address, workers
-
-    def __enter__(self) -> None:
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        import ray
-
-        self._began = not ray.is_initialized()
-        if not self._began:
-            return
-        _check_answers(self._address)
-        local: dict[str, Any] = {}
-        if self._address == "local":
-            local = {"num_cpus": self._workers + 1, "include_dashboard": False}
-        try:
-            ray.init(address=self._address, log_to_driver=False, configure_logging=False, **local)
-        except (ConnectionError, ValueError, RuntimeError) as error:
-            raise _unanswered(self._address, first_line(error)) from None
-
-    def __exit__(self, *error: object) -> None:
-        import ray
-
-        if self._began:
-            ray.shutdown()
-
-
-def _check_answers(address: str) -> None:
-    """Raises `InputError` at once where nothing listens, which Ray itself finds out after minutes."""
-    host, colon, port = address.removeprefix("ray://").rpartition(":")
-    if not colon:
-        return
-    try:
-        socket.create_connection((host, int(port)), timeout=_ANSWER_S).close()
-    except (OSError, ValueError, OverflowError) as error:
-        raise _unanswered(address, str(error)) from None
-
-
-def _unanswered(address: str, reason: str) -> InputError:
-    return InputError(f"no Ray cluster answers at {address!r} ({reason}); give local, auto, or HOST:PORT")
 
 
 class _Watched:

@@ -1,0 +1,86 @@
+"""A connection to a Ray cluster: one that is started here, one that runs on this machine, or one at an address."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from nas.errors import InputError, first_line
+
+_LISTENS_S, _ANSWERS_S = 5.0, 30.0  # Ray itself gives up after minutes
+_TELEMETRY = "RAY_USAGE_STATS_ENABLED"
+# A cluster is first spoken to by a process that can be ended: what listens there may be something else.
+_PROBE = """
+import sys, ray
+try:
+    ray.init(address=sys.argv[1], log_to_driver=False, configure_logging=False)
+except BaseException as error:
+    sys.exit(f"{type(error).__name__}: {error}")
+"""
+
+
+@contextmanager
+def cluster(address: str, cpus: int | None = None) -> Iterator[None]:
+    """Connected to the cluster at `address` while the context lasts.
+
+    `local`: one that is started here, with so many CPUs (None: all), and ends with it; `auto`: the one that runs on
+    this machine, or that RAY_ADDRESS names; else HOST:PORT, or ray://HOST:PORT. A connection that was there before is
+    used and kept. Raises `InputError` within half a minute where no cluster of this version of Ray and Python answers,
+    or one that does not know this user's token."""
+    os.environ.setdefault(_TELEMETRY, "0")
+    import ray
+
+    if ray.is_initialized():
+        yield
+        return
+    local: dict[str, Any] = {"num_cpus": cpus, "include_dashboard": False} if address == "local" else {}
+    if address != "local":
+        _check_answers(address)
+    try:
+        ray.init(address=address, log_to_driver=False, configure_logging=False, **local)
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        raise _unanswered(address, first_line(error)) from None
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _check_answers(address: str) -> None:
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if not colon and address != "auto":
+        raise _unanswered(address, "not an address")
+    if colon:
+        try:
+            socket.create_connection((host, int(port)), timeout=_LISTENS_S).close()
+        except (OSError, ValueError, OverflowError) as error:
+            raise _unanswered(address, str(error)) from None
+    command = [sys.executable, "-c", _PROBE, address]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_ANSWERS_S, check=False)
+    except subprocess.TimeoutExpired:
+        raise _unanswered(address, f"no answer within {_ANSWERS_S:.0f} s; what listens there may not be Ray") from None
+    if done.returncode:
+        raise _unanswered(address, _reason(done.stderr))
+
+
+def _reason(text: str) -> str:
+    """The line that says why, of all that Ray prints."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    told = [i for i, line in enumerate(lines) if line.split(":")[0].endswith(("Error", "Exception"))]
+    if not told:
+        return lines[-1] if lines else "the connection failed"
+    name, _, first = lines[told[-1]].partition(": ")
+    if name == "AuthenticationError":
+        return "it wants its token: export RAY_AUTH_MODE=token, and have it in RAY_AUTH_TOKEN or ~/.ray/auth_token"
+    following = lines[told[-1] + 1 : told[-1] + 3] if first.startswith("Version mismatch") else []
+    return " ".join([first, *following])[:300]
+
+
+def _unanswered(address: str, reason: str) -> InputError:
+    return InputError(f"no Ray cluster answers at {address!r} ({reason}); give local, auto, or HOST:PORT")

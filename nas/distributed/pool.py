@@ -1,0 +1,207 @@
+"""Workers on a cluster that do one kind of work, item by item, and may die of it.
+
+A lost node can leave calls pending for ever, so calls are leased: what has not come back in many times the usual time
+is taken from its worker, which is ended, and given to another. Results are told in the order in which items were asked
+for, each once, so that whoever records them does not see how many workers there were.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from nas.errors import NasError, SearchError, first_line
+
+QUEUED = 2  # calls that a worker has at a time: the one it works on and the next
+_AHEAD = 4  # rounds of calls that may be back before the first of them is: what waits is held by this process
+_NO_MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory", "bad allocation")
+
+Work = Callable[[Any], Any]
+Make = Callable[..., Work]
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What a worker takes, and how long it is waited for. start_s: for the first worker to be there; lease_s: for a call,
+    or `longest` times the longest call so far, if that is more; losses: workers that one item may cost."""
+
+    workers: int
+    cpus: float = 1
+    gpus: float = 0
+    resources: Mapping[str, float] = field(default_factory=dict)
+    start_s: float = 120.0
+    lease_s: float = 120.0
+    longest: float = 20.0
+    losses: int = 3
+
+
+@dataclass(eq=False)
+class _Worker:
+    """One actor: what it has been given, first to last, and when it last got or gave something."""
+
+    actor: Any
+    greeting: Any  # the reference that is ready once it is
+    ready: bool = False
+    calls: dict[Any, int] = field(default_factory=dict)  # reference -> index of the item
+    heard: float = field(default_factory=time.monotonic)
+
+
+class Pool:
+    """`workers` actors, each of which makes its `Work` from shared values and then does items of it.
+
+    make: a function of an importable module; shared: its keyword arguments, put into the object store once, from which a
+    node's workers share what is an array without copying it. Say of a lost worker is told to `say`. Raises `SearchError` where no worker starts, or an
+    item costs `Terms.losses` workers; what `make` or the work raise of `NasError` comes through."""
+
+    def __init__(
+        self, make: Make, shared: Mapping[str, Any], terms: Terms, say: Callable[[str], None] = lambda text: None
+    ) -> None:
+        import ray
+
+        self._ray, self._make, self._terms, self._say = ray, make, terms, say
+        self._shared = {name: ray.put(value) for name, value in shared.items()}
+        self._begun = time.monotonic()
+        self._longest_s = 0.0
+        self._lost = 0
+        self._workers = [self._started() for _ in range(terms.workers)]
+
+    def __enter__(self) -> Pool:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for worker in self._workers:
+            self._end(worker)
+
+    @property
+    def lost(self) -> int:
+        """Workers that had to be replaced so far."""
+        return self._lost
+
+    def done(self, items: Sequence[Any]) -> Iterator[Any]:
+        """The results of items, in their order, as they become known."""
+        waiting, losses = deque(range(len(items))), [0] * len(items)
+        known: dict[int, Any] = {}
+        told = 0
+        while told < len(items):
+            ahead = told + _AHEAD * QUEUED * len(self._workers)
+            self._give(waiting, items, ahead)
+            self._hear(known, waiting, losses, items)
+            while told in known:
+                yield known.pop(told)
+                told += 1
+
+    def _started(self) -> _Worker:
+        options: dict[str, Any] = {"num_cpus": self._terms.cpus, "max_restarts": 0, "max_concurrency": 1}
+        if self._terms.gpus:
+            options["num_gpus"] = self._terms.gpus
+        if self._terms.resources:
+            options["resources"] = dict(self._terms.resources)
+        actor = self._ray.remote(_Actor).options(**options).remote(self._make, list(self._shared.items()))
+        return _Worker(actor, actor.greet.remote())
+
+    def _give(self, waiting: deque[int], items: Sequence[Any], ahead: int) -> None:
+        for worker in self._workers:
+            while worker.ready and waiting and len(worker.calls) < QUEUED and waiting[0] < ahead:
+                if not worker.calls:
+                    worker.heard = time.monotonic()
+                index = waiting.popleft()
+                worker.calls[worker.actor.work.remote(items[index])] = index
+
+    def _hear(self, known: dict[int, Any], waiting: deque[int], losses: list[int], items: Sequence[Any]) -> None:
+        """Waits for the next result, or half a second, and for leases that ran out."""
+        owner = {ref: worker for worker in self._workers for ref in (worker.calls if worker.ready else [worker.greeting])}
+        ready, _ = self._ray.wait(list(owner), num_returns=1, timeout=0.5)
+        if ready:
+            ready, _ = self._ray.wait(list(owner), num_returns=len(owner), timeout=0)
+        for ref in ready:
+            worker = owner[ref]
+            if worker not in self._workers or (worker.ready and ref not in worker.calls):
+                continue  # it was lost with another of its calls
+            try:
+                found = self._ray.get(ref)
+            except self._ray.exceptions.RayError as error:
+                self._judge(error)
+                self._lose(worker, waiting, losses, items, first_line(error))
+                continue
+            if not worker.ready:
+                worker.ready, worker.heard = True, time.monotonic()
+                continue
+            now = time.monotonic()
+            self._longest_s, worker.heard = max(self._longest_s, now - worker.heard), now
+            known[worker.calls.pop(ref)] = found
+        lease_s = max(self._terms.lease_s, self._terms.longest * self._longest_s)
+        for worker in list(self._workers):
+            if worker.calls and time.monotonic() - worker.heard > lease_s:
+                self._lose(worker, waiting, losses, items, f"nothing came back for {lease_s:.0f} s")
+        self._check_started()
+
+    def _judge(self, error: Exception) -> None:
+        """Raises what the work itself raised; returns where the worker is at fault."""
+        cause = getattr(error, "cause", None)
+        if isinstance(cause, NasError):
+            raise cause from None
+        if cause is None or isinstance(cause, MemoryError) or any(sign in str(cause).lower() for sign in _NO_MEMORY):
+            return
+        raise SearchError(f"work on the cluster failed: {type(cause).__name__}: {first_line(cause)}") from error
+
+    def _lose(
+        self, worker: _Worker, waiting: deque[int], losses: list[int], items: Sequence[Any], reason: str
+    ) -> None:
+        """Gives what a worker had back, and puts another in its place."""
+        self._lost += 1
+        indices = list(worker.calls.values())
+        waiting.extendleft(reversed(indices))
+        self._end(worker)
+        if indices:
+            losses[indices[0]] += 1
+            if losses[indices[0]] >= self._terms.losses:
+                raise SearchError(
+                    f"{_short(items[indices[0]])} cost {losses[indices[0]]} workers (the last: {reason[:150]}); "
+                    "give workers more memory, or mend what ends them, and repeat the command"
+                )
+        elif not worker.ready and self._lost >= self._terms.losses * self._terms.workers:
+            raise SearchError(f"workers do not start: {reason[:200]}")
+        self._say(f"a worker was lost ({reason[:120]}); {len(indices)} of its calls go to another")
+        self._begun = time.monotonic()
+        self._workers[self._workers.index(worker)] = self._started()
+
+    def _check_started(self) -> None:
+        if any(worker.ready for worker in self._workers) or time.monotonic() - self._begun < self._terms.start_s:
+            return
+        asked = {"CPU": self._terms.cpus, "GPU": self._terms.gpus, **self._terms.resources}
+        wants = ", ".join(f"{amount:g} {name}" for name, amount in asked.items() if amount)
+        free = self._ray.available_resources()
+        has = ", ".join(f"{free.get(name, 0):g} {name}" for name, amount in asked.items() if amount)
+        raise SearchError(
+            f"no worker started within {self._terms.start_s:.0f} s: each takes {wants}, the cluster has {has} free; "
+            "free some, add nodes, or ask for fewer with --workers"
+        )
+
+    def _end(self, worker: _Worker) -> None:
+        try:
+            self._ray.kill(worker.actor, no_restart=True)
+        except self._ray.exceptions.RayError:
+            pass  # it is gone
+
+
+class _Actor:
+    """In a process of its own, somewhere."""
+
+    def __init__(self, make: Make, shared: Sequence[tuple[str, Any]]) -> None:
+        import ray
+
+        self._work = make(**dict(zip([name for name, _ in shared], ray.get([ref for _, ref in shared]), strict=True)))
+
+    def greet(self) -> bool:
+        return True
+
+    def work(self, item: Any) -> Any:
+        return self._work(item)
+
+
+def _short(item: Any) -> str:
+    text = str(item)
+    return text if len(text) <= 60 else f"{text[:57]}..."
