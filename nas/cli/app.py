@@ -225,7 +225,11 @@ def search(
     evaluations: Evaluations = 200,
     refine: Refine = 4,
     precision: AccuracyPrecision = None,
-    ray: Annotated[str | None, typer.Option("--ray", help="Address of a cluster; not in this version.")] = None,
+    ray: Annotated[str | None, typer.Option("--ray", help="Evaluate on a cluster: local, auto or HOST:PORT.")] = None,
+    workers: Annotated[
+        int | None, typer.Option("--workers", min=1, help="With --ray; one for each CPU or GPU.")
+    ] = None,
+    device: Annotated[str, typer.Option("--device", help="Where subnets are evaluated: cpu or cuda.")] = "cpu",
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
@@ -238,7 +242,8 @@ def search(
     with Console() as console:
         run = run_search(
             space, supernet, budgets=budget or [], out=out, predictors=predictor or [], searcher=searcher,
-            evaluations=evaluations, refine=refine, precision=precision, seed=seed, ray=ray, listener=console,
+            evaluations=evaluations, refine=refine, precision=precision, seed=seed, ray=ray, workers=workers,
+            device=device, listener=console,
         )  # fmt: skip
     onward = "verify" if any(budget.target for budget in run.measured_budgets) else "report"
     text = f"{front_table(run)}\n\nnext: nas {onward} {run.path}"

@@ -51,6 +51,14 @@ def cluster(address: str, cpus: int | None = None) -> Iterator[None]:
         ray.shutdown()
 
 
+def capacity(gpus: bool = False) -> int:
+    """CPUs, or GPUs, of the cluster that this process is connected to: at least 1, for one that has yet to grow."""
+    import ray
+
+    resources: Any = ray.cluster_resources  # not typed there
+    return max(1, int(resources().get("GPU" if gpus else "CPU", 0)))
+
+
 def _check_answers(address: str) -> None:
     host, colon, port = address.removeprefix("ray://").rpartition(":")
     if not colon and address != "auto":

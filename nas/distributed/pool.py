@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +18,7 @@ from nas.errors import NasError, SearchError, first_line
 
 QUEUED = 2  # calls that a worker has at a time: the one it works on and the next
 _AHEAD = 4  # rounds of calls that may be back before the first of them is: what waits is held by this process
+_LOOK_S = 0.5
 _NO_MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory", "bad allocation")
 
 Work = Callable[[Any], Any]
@@ -25,8 +27,8 @@ Make = Callable[..., Work]
 
 @dataclass(frozen=True)
 class Terms:
-    """What a worker takes, and how long it is waited for. start_s: for the first worker to be there; lease_s: for a call,
-    or `longest` times the longest call so far, if that is more; losses: workers that one item may cost."""
+    """What a worker takes, and how long it is waited for. start_s: for the first worker to be there; lease_s: for a
+    call, or `longest` times the longest call so far, if that is more; losses: workers that one item may cost."""
 
     workers: int
     cpus: float = 1
@@ -52,20 +54,24 @@ class _Worker:
 class Pool:
     """`workers` actors, each of which makes its `Work` from shared values and then does items of it.
 
-    make: a function of an importable module; shared: its keyword arguments, put into the object store once, from which a
-    node's workers share what is an array without copying it. Say of a lost worker is told to `say`. Raises `SearchError` where no worker starts, or an
-    item costs `Terms.losses` workers; what `make` or the work raise of `NasError` comes through."""
+    make: a function of an importable module; shared: its keyword arguments, put into the object store once, from which
+    a node's workers share what is an array without copying it. `say` hears of workers that were lost, and of nodes with
+    other versions. Raises `SearchError` where no worker starts, or an item costs `Terms.losses` workers; what `make` or
+    the work raise of `NasError` comes through."""
 
     def __init__(
         self, make: Make, shared: Mapping[str, Any], terms: Terms, say: Callable[[str], None] = lambda text: None
     ) -> None:
         import ray
 
-        self._ray, self._make, self._terms, self._say = ray, make, terms, say
+        self._ray: Any = ray
+        self._make, self._terms, self._say = make, terms, say
         self._shared = {name: ray.put(value) for name, value in shared.items()}
         self._begun = time.monotonic()
         self._longest_s = 0.0
         self._lost = 0
+        self._versions = versions()
+        self._other: set[str] = set()
         self._workers = [self._started() for _ in range(terms.workers)]
 
     def __enter__(self) -> Pool:
@@ -85,13 +91,16 @@ class Pool:
         waiting, losses = deque(range(len(items))), [0] * len(items)
         known: dict[int, Any] = {}
         told = 0
-        while told < len(items):
-            ahead = told + _AHEAD * QUEUED * len(self._workers)
-            self._give(waiting, items, ahead)
-            self._hear(known, waiting, losses, items)
-            while told in known:
-                yield known.pop(told)
-                told += 1
+        try:
+            while told < len(items):
+                self._give(waiting, items, told + _AHEAD * QUEUED * len(self._workers))
+                self._hear(known, waiting, losses, items)
+                while told in known:
+                    yield known.pop(told)
+                    told += 1
+        finally:
+            for worker in self._workers:
+                worker.calls.clear()
 
     def _started(self) -> _Worker:
         options: dict[str, Any] = {"num_cpus": self._terms.cpus, "max_restarts": 0, "max_concurrency": 1}
@@ -99,7 +108,7 @@ class Pool:
             options["num_gpus"] = self._terms.gpus
         if self._terms.resources:
             options["resources"] = dict(self._terms.resources)
-        actor = self._ray.remote(_Actor).options(**options).remote(self._make, list(self._shared.items()))
+        actor: Any = self._ray.remote(_Actor).options(**options).remote(self._make, list(self._shared.items()))
         return _Worker(actor, actor.greet.remote())
 
     def _give(self, waiting: deque[int], items: Sequence[Any], ahead: int) -> None:
@@ -112,8 +121,10 @@ class Pool:
 
     def _hear(self, known: dict[int, Any], waiting: deque[int], losses: list[int], items: Sequence[Any]) -> None:
         """Waits for the next result, or half a second, and for leases that ran out."""
-        owner = {ref: worker for worker in self._workers for ref in (worker.calls if worker.ready else [worker.greeting])}
-        ready, _ = self._ray.wait(list(owner), num_returns=1, timeout=0.5)
+        owner = {
+            ref: worker for worker in self._workers for ref in (worker.calls if worker.ready else [worker.greeting])
+        }
+        ready, _ = self._ray.wait(list(owner), num_returns=1, timeout=_LOOK_S)
         if ready:
             ready, _ = self._ray.wait(list(owner), num_returns=len(owner), timeout=0)
         for ref in ready:
@@ -128,6 +139,7 @@ class Pool:
                 continue
             if not worker.ready:
                 worker.ready, worker.heard = True, time.monotonic()
+                self._compare(found)
                 continue
             now = time.monotonic()
             self._longest_s, worker.heard = max(self._longest_s, now - worker.heard), now
@@ -138,6 +150,20 @@ class Pool:
                 self._lose(worker, waiting, losses, items, f"nothing came back for {lease_s:.0f} s")
         self._check_started()
 
+    def _compare(self, there: Mapping[str, str]) -> None:
+        """Refuses workers that compute something else, and tells of those that may round otherwise."""
+        if there["paretovit"] != self._versions["paretovit"]:
+            raise SearchError(
+                f"a node has paretovit {there['paretovit']}, this process {self._versions['paretovit']}; install one "
+                "version on all nodes"
+            )
+        for name in self._versions:
+            if there.get(name) != self._versions[name] and name not in self._other:
+                self._other.add(name)
+                self._say(
+                    f"a node has {name} {there.get(name)}, this process {self._versions[name]}: digits may differ"
+                )
+
     def _judge(self, error: Exception) -> None:
         """Raises what the work itself raised; returns where the worker is at fault."""
         cause = getattr(error, "cause", None)
@@ -147,9 +173,7 @@ class Pool:
             return
         raise SearchError(f"work on the cluster failed: {type(cause).__name__}: {first_line(cause)}") from error
 
-    def _lose(
-        self, worker: _Worker, waiting: deque[int], losses: list[int], items: Sequence[Any], reason: str
-    ) -> None:
+    def _lose(self, worker: _Worker, waiting: deque[int], losses: list[int], items: Sequence[Any], reason: str) -> None:
         """Gives what a worker had back, and puts another in its place."""
         self._lost += 1
         indices = list(worker.calls.values())
@@ -173,7 +197,7 @@ class Pool:
             return
         asked = {"CPU": self._terms.cpus, "GPU": self._terms.gpus, **self._terms.resources}
         wants = ", ".join(f"{amount:g} {name}" for name, amount in asked.items() if amount)
-        free = self._ray.available_resources()
+        free: dict[str, float] = self._ray.available_resources()
         has = ", ".join(f"{free.get(name, 0):g} {name}" for name, amount in asked.items() if amount)
         raise SearchError(
             f"no worker started within {self._terms.start_s:.0f} s: each takes {wants}, the cluster has {has} free; "
@@ -181,25 +205,36 @@ class Pool:
         )
 
     def _end(self, worker: _Worker) -> None:
-        try:
+        with suppress(self._ray.exceptions.RayError):  # it may be gone
             self._ray.kill(worker.actor, no_restart=True)
-        except self._ray.exceptions.RayError:
-            pass  # it is gone
 
 
 class _Actor:
     """In a process of its own, somewhere."""
 
     def __init__(self, make: Make, shared: Sequence[tuple[str, Any]]) -> None:
+        self._make, self._shared = make, shared
+        self._work: Work = lambda item: None
+
+    def greet(self) -> dict[str, str]:
+        """Ready to work, or why not: what a constructor raises would not be told."""
         import ray
 
-        self._work = make(**dict(zip([name for name, _ in shared], ray.get([ref for _, ref in shared]), strict=True)))
-
-    def greet(self) -> bool:
-        return True
+        values = ray.get([ref for _, ref in self._shared])
+        self._work = self._make(**dict(zip([name for name, _ in self._shared], values, strict=True)))
+        return versions()
 
     def work(self, item: Any) -> Any:
         return self._work(item)
+
+
+def versions() -> dict[str, str]:
+    """What decides the digits of a result."""
+    from importlib.metadata import version
+
+    import nas
+
+    return {"paretovit": nas.__version__, "torch": version("torch"), "numpy": version("numpy")}
 
 
 def _short(item: Any) -> str:

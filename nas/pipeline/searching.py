@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ import numpy as np
 
 from nas.errors import InputError
 from nas.pipeline.calibrating import ENERGY, calibrate, target_ends, target_keys
+from nas.pipeline.evaluating import OnCluster
 from nas.pipeline.fitting import one_thread, recorded_facts
 from nas.pipeline.judging import LEVEL, Floats, Judge
 from nas.pipeline.listener import SILENT, Listener
@@ -29,6 +31,7 @@ from nas.pipeline.selecting import select_front
 from nas.pipeline.task import Task
 from nas.predict import AccuracyPredictor, LatencyPredictor, PredictionWarning, fit_accuracy
 from nas.runs import RunDir
+from nas.runs.run import read_state
 from nas.search import (
     Budget,
     Outcome,
@@ -60,6 +63,8 @@ def search(
     precision: str | None = None,
     seed: int = 0,
     ray: str | None = None,
+    workers: int | None = None,
+    device: str = "cpu",
     listener: Listener = SILENT,
 ) -> Run:
     """Search the subnets of a trained supernet (a folder of `train`) for a front within budgets.
@@ -70,18 +75,20 @@ def search(
     measured here are predicted only, which takes a predictor with an interval. refine: networks of each round that are
     measured, for the predictors and their intervals to learn from what the search picks. precision: of the accuracies,
     of which an int8 or bf16 network has others than an fp32 one (None: that of the targets, refused where they differ).
+    ray: a cluster whose workers evaluate (`local`, `auto`, HOST:PORT; None: this process does), which changes no
+    result; workers: how many of them (None: one for each CPU). device: where subnets are evaluated, `cpu` or `cuda`.
     Repeating the call with the same `out` goes on where it stopped (None: a new folder under results/runs). Raises
     InputError for what cannot be asked: a budget that nothing in the space holds, a supernet of another space, a run
     folder of another search.
     """
-    if ray is not None:
-        raise InputError("this version searches on one machine; leave ray out")
+    if ray is None and workers is not None:
+        raise InputError("workers are those of a cluster; give ray as well: local, auto or HOST:PORT")
     searcher_named(searcher, 1)  # so that an unknown one is said before anything is read
     parsed = tuple(parse_budget(b) if isinstance(b, str) else b for b in budgets)
     keys = target_keys(parsed)
     predicted = check_targets(keys, load_predictors(predictors))
     judged_on = judging_target(keys, precision)
-    task = Task.load(space, supernet, listener, judged_on)
+    task = Task.load(space, supernet, listener, judged_on, "cpu" if ray else device)
     given = load_predictors(predictors, task.space)
     check_promises(task.space, keys, predicted, given, listener)
     asked = {
@@ -96,6 +103,8 @@ def search(
         "refine": refine,
         "judged_on": None if judged_on is None else str(judged_on),
     }
+    if device != "cpu":
+        asked["device"] = device
     if predicted:
         asked["predicted_only"] = list(predicted)
     folder = Path(out) if out is not None else _new_folder(task.space)
@@ -103,7 +112,8 @@ def search(
     if not (folder / "run.json").exists():
         check_reachable(parsed, target_ends(task.space, keys, given, listener))
     tell_precision(keys, judged_on, listener)
-    with one_thread(), RunDir(folder, asked, recorded_facts() | {"supernet": str(task.info.path)}) as run:
+    facts = recorded_facts() | {"supernet": str(task.info.path)}
+    with _elsewhere(task, folder, ray, workers, device) as task, one_thread(), RunDir(folder, asked, facts) as run:
         for note in run.notes:
             listener.say(note)
         if run.resumed:
@@ -115,6 +125,17 @@ def search(
             outcome, judge = _search_rounds(run, task, judge, searcher, evaluations, refine, seed)
             select_front(run, task, judge, outcome, seed)
     return Run(folder)
+
+
+@contextmanager
+def _elsewhere(task: Task, folder: Path, ray: str | None, workers: int | None, device: str) -> Iterator[Task]:
+    """The task, evaluated by the workers of a cluster where one is asked for and anything is left to evaluate. Nothing
+    of the run is written before the cluster answers."""
+    if ray is None or read_state(folder).stage == "selected":
+        yield task
+        return
+    with OnCluster(lambda: task.evaluator, ray, workers, task.listener.say, device) as there:
+        yield replace(task, elsewhere=there)
 
 
 def _calibrated(
@@ -175,10 +196,10 @@ class _Asked:
         return self.refinery.judge
 
     def pay(self, X: Genotypes) -> list[list[float]]:
-        """Evaluate rows (n, d) one by one, each on the disk before the next begins: accuracy and loss, (n, 2)."""
+        """Evaluate rows (n, d), each on the disk as soon as it is told: accuracy and loss, (n, 2)."""
         values = []
-        for arch, genotype, guess in zip(self.task.space.decode(X), X, self._expected(X), strict=True):
-            row = self.task.evaluate(arch, "search")
+        rows = self.task.rows(self.task.space.decode(X), "search")
+        for row, genotype, guess in zip(rows, X, self._expected(X), strict=True):
             phase = "search" if self.accuracy else "initial"
             self.run.record_evaluation(row | {"genotype": genotype.tolist(), "phase": phase, "predicted": guess})
             values.append([row["accuracy"], row["loss"]])

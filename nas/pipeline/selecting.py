@@ -65,12 +65,11 @@ def _column(run: RunDir, archs: Sequence[Arch], known: Calibrated) -> np.ndarray
 def _tested(run: RunDir, task: Task, archs: Sequence[Arch], X: Genotypes) -> list[float]:
     """Accuracy on the test split: of the rows of the front only, once, and nothing is chosen by it."""
     known = {row["arch"]: row["accuracy"] for row in run.evaluations() if row["split"] == "test"}
-    for i, (arch, genotype) in enumerate(zip(archs, X, strict=True)):
-        if arch.id not in known:
-            row = task.evaluate(arch, "test")
-            run.record_evaluation(row | {"genotype": genotype.tolist(), "phase": "test"})
-            known[arch.id] = row["accuracy"]
-        task.listener.progress("test", i + 1, len(archs))
+    missing = [i for i, arch in enumerate(archs) if arch.id not in known]
+    for row, i in zip(task.rows([archs[i] for i in missing], "test"), missing, strict=True):
+        run.record_evaluation(row | {"genotype": X[i].tolist(), "phase": "test"})
+        known[row["arch"]] = row["accuracy"]
+        task.listener.progress("test", len(known), len(archs))
     return [known[arch.id] for arch in archs]
 
 

@@ -2,31 +2,34 @@
 
 from __future__ import annotations
 
-import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from nas.arch import Arch
-from nas.data import Data, Split, StreamOptions, load_data
+from nas.data import Data, StreamOptions, load_data
 from nas.errors import InputError, RunError
-from nas.latency import Target, evaluate_lowered
+from nas.latency import Target
 from nas.model import Network, Supernet
+from nas.pipeline.evaluating import Evaluations, Evaluator, Here, Row
 from nas.pipeline.listener import Listener
 from nas.space import SearchSpace, load_space
-from nas.training import Evaluation, SupernetInfo, evaluate, inherit, load_supernet
+from nas.training import SupernetInfo, load_supernet
 
 
 @dataclass(frozen=True)
 class Task:
-    """What a search works on. judged_on: the target that accuracies are found on; None: torch, in fp32."""
+    """What a search works on. judged_on: the target that accuracies are found on; None: torch, in fp32. elsewhere: who
+    evaluates; None: this process."""
 
     space: SearchSpace
     net: Supernet
     info: SupernetInfo
     listener: Listener
     judged_on: Target | None = None
+    elsewhere: Evaluations | None = None
 
     @classmethod
     def load(
@@ -35,6 +38,7 @@ class Task:
         supernet: str | Path,
         listener: Listener,
         judged_on: Target | None = None,
+        device: str = "cpu",
     ) -> Task:
         own, net, info = load_supernet(supernet)
         if space is not None:
@@ -44,7 +48,7 @@ class Task:
                     f"{supernet} was trained for space {own.name!r} ({own.digest}), the search is asked for "
                     f"{named.name!r} ({named.digest}); give the space it was trained for"
                 )
-        return cls(own, net, info, listener, judged_on)
+        return cls(own, net.to(device), info, listener, judged_on)
 
     @cached_property
     def data(self) -> Data:
@@ -78,28 +82,17 @@ class Task:
     @property
     def precision(self) -> str:
         """Of the accuracies: what the networks compute in when they are judged."""
-        return "fp32" if self.judged_on is None else self.judged_on.precision
+        return self.evaluator.precision
+
+    @cached_property
+    def evaluator(self) -> Evaluator:
+        """Of this process."""
+        return Evaluator(self.net, self.data, self.judged_on)
 
     def network(self, arch: Arch) -> Network:
-        """One subnet: the network that `evaluate` gives the accuracy of, bit for bit where that is of fp32."""
-        return inherit(self.net, arch, self.data)
+        """One subnet with the weights it inherits: as it is evaluated, bit for bit where that is in fp32."""
+        return self.evaluator.network(arch)
 
-    def evaluate(self, arch: Arch, split: str) -> dict[str, Any]:
-        """Figures of one subnet on a split, as an evaluation row holds them."""
-        started = time.perf_counter()
-        found = self._evaluation(arch, getattr(self.data, split))
-        return {
-            "arch": arch.id,
-            "accuracy": found.accuracy,
-            "loss": found.loss,
-            "images": found.images,
-            "split": split,
-            "precision": self.precision,
-            "seconds": round(time.perf_counter() - started, 4),
-        }
-
-    def _evaluation(self, arch: Arch, split: Split) -> Evaluation:
-        normalise = self.info.normalise
-        if self.judged_on is not None:
-            return evaluate_lowered(self.network(arch), arch, self.judged_on, split, normalise, self.data.train)
-        return evaluate(self.net, [arch], split, normalise=normalise, data=self.data, threads=1)[0]
+    def rows(self, archs: Sequence[Arch], split: str) -> Iterator[Row]:
+        """An evaluation row of each subnet, in order, as it becomes known."""
+        return (self.elsewhere or Here(self.evaluator)).rows(archs, split)
