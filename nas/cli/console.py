@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from contextlib import redirect_stdout
 from types import TracebackType
 from typing import Any
 
@@ -12,7 +13,8 @@ PLAIN_EVERY_S = 5.0
 
 
 class Console:
-    """A listener of the pipeline: a progress bar on a terminal, a line every few seconds elsewhere."""
+    """A listener of the pipeline: a progress bar on a terminal, a line every few seconds elsewhere. While it is
+    entered, what libraries print goes to stderr: Ray prints of every worker that it loses."""
 
     def __init__(self) -> None:
         from rich.console import Console as Rich
@@ -23,6 +25,8 @@ class Console:
         self._plain: dict[str, tuple[float, float, int]] = {}  # stage: when it began, when last said, done at its start
 
     def __enter__(self) -> Console:
+        self._printed = redirect_stdout(sys.stderr)
+        self._printed.__enter__()
         if self._bar:
             self._bar.start()
         return self
@@ -30,6 +34,7 @@ class Console:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         if self._bar:
             self._bar.stop()
+        self._printed.__exit__(kind, error, at)
 
     def say(self, text: str) -> None:
         """One line, above the progress bar where there is one."""

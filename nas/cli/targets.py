@@ -35,6 +35,9 @@ def add(
     adb: Annotated[
         str | None, typer.Option("--adb", help="SERIAL of a phone, as adb lists it; any: the only one.")
     ] = None,
+    ray: Annotated[
+        str | None, typer.Option("--ray", help="Address of a cluster, of which a node offers device:NAME.")
+    ] = None,
     runtime: Annotated[str | None, typer.Option("--runtime", help="What --runner runs: onnxruntime, ...")] = None,
     runner: Annotated[
         Path | None,
@@ -48,17 +51,22 @@ def add(
     cooldown: Annotated[float, typer.Option("--cooldown", min=0, help="Seconds of pause before each session.")] = 5.0,
     as_json: Json = False,
 ) -> None:
-    """Look at a device over ssh or adb and remember it. Over ssh it needs Python 3.9 or newer with NumPy and a runtime;
-    a phone needs nothing: --runner is sent there. Add a phone again for each further runtime."""
+    """Look at a device over ssh, adb or a Ray cluster and remember it. Over ssh it needs Python 3.9 or newer with NumPy
+    and a runtime; a phone needs nothing: --runner is sent there. Add a phone again for each further runtime."""
     from dataclasses import replace
 
     from nas.latency.devices import SshDevice, add_device, registry_path
     from nas.latency.target import targets_of
 
-    if (ssh is None) == (adb is None):
-        raise TargetError("name one way to reach the device: --ssh HOST or --adb SERIAL")
+    if sum(way is not None for way in (ssh, adb, ray)) != 1:
+        raise TargetError("name one way to reach the device: --ssh HOST, --adb SERIAL or --ray ADDRESS")
     device: Device
-    if ssh is not None:
+    if ray is not None:
+        from nas.distributed import RayDevice
+
+        far = RayDevice(name, ray)
+        device = replace(far, facts=far.look())
+    elif ssh is not None:
         found = SshDevice(name, ssh, python, None if ssh_config is None else str(ssh_config.absolute()))
         device = replace(found, facts=found.look())
     else:

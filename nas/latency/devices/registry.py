@@ -7,6 +7,7 @@ import re
 import tomllib
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from importlib import metadata
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -21,6 +22,7 @@ from nas.latency.toml_text import to_toml
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,39}")
 _FILE = "devices.toml"
+OUTSIDE_DEVICES = "paretovit.devices"
 
 
 class Device(Protocol):
@@ -115,8 +117,11 @@ def _device(name: str, table: Any, path: Path) -> Device:
 
 
 def _kinds() -> dict[str, Callable[[str, dict[str, Any]], Device]]:
+    """Of this room, and what installed distributions name under the entry point group: this one names `ray`, which the
+    room cannot import."""
     from nas.latency.devices.offline import OfflineDevice
     from nas.latency.devices.phone import AdbDevice
     from nas.latency.devices.ssh import SshDevice
 
-    return {"adb": AdbDevice.from_table, "offline": OfflineDevice.from_table, "ssh": SshDevice.from_table}
+    own = {"adb": AdbDevice.from_table, "offline": OfflineDevice.from_table, "ssh": SshDevice.from_table}
+    return own | {entry.name: entry.load().from_table for entry in metadata.entry_points(group=OUTSIDE_DEVICES)}
