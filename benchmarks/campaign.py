@@ -14,6 +14,7 @@ from typing import Any, Protocol, TypeVar
 import torch
 
 from nas.data import Data, load_data
+from nas.errors import first_line
 
 Row = dict[str, Any]
 
@@ -30,24 +31,32 @@ def campaign(
     tasks: Callable[[list[Row]], Sequence[T]], run: Callable[[T], Row], path: Path, processes: int, minutes: float
 ) -> None:
     """Runs what has no row in the file yet. `tasks` says from the rows what can be begun, `run` gives a row with the
-    task's key; after `minutes` nothing further is begun."""
+    task's key; after `minutes` nothing further is begun. One that fails is told, and the others go on; raises
+    `SystemExit` at the end then."""
+    failed: dict[str, str] = {}
     ends = time.monotonic() + 60 * minutes
     running: dict[Future[Row], T] = {}
     with ProcessPoolExecutor(processes, initializer=_begin) as pool:
         while True:
             rows = rows_of(path)
-            known = {row["key"] for row in rows} | {task.key for task in running.values()}
+            known = {row["key"] for row in rows} | set(failed) | {task.key for task in running.values()}
             waiting = [task for task in tasks(rows) if task.key not in known]
             while waiting and len(running) < processes and time.monotonic() < ends:
                 task = waiting.pop(0)
                 running[pool.submit(run, task)] = task
                 print(f"{time.strftime('%H:%M')} begun: {task.key}; {len(waiting)} wait", flush=True)
             if not running:
-                return
+                break
             for future in wait(running, return_when=FIRST_COMPLETED).done:
-                row = future.result()
-                append(path, row)
-                print(f"{time.strftime('%H:%M')} {running.pop(future).key}: {row['shown']}", flush=True)
+                key = running.pop(future).key
+                if error := future.exception():
+                    failed[key] = first_line(error)
+                    print(f"{time.strftime('%H:%M')} {key} FAILED: {failed[key]}", flush=True)
+                    continue
+                append(path, future.result())
+                print(f"{time.strftime('%H:%M')} {key}: {future.result()['shown']}", flush=True)
+    if failed:
+        raise SystemExit(f"{len(failed)} failed: {'; '.join(failed)}")
 
 
 def rows_of(path: Path) -> list[Row]:

@@ -30,7 +30,7 @@ import numpy as np
 import record
 
 KINDS = ("worker", "memory", "raylet", "driver", "disk", "device")
-EVALUATIONS, SAMPLES = 24, 6
+EVALUATIONS, SAMPLES = 24, 24
 DEVICE = "lab"
 # The command line with fewer candidates a round: what a search records and repeats does not depend on their number.
 NAS = """
@@ -168,7 +168,7 @@ class Trials:
         begun = time.perf_counter()
         child = start(command, more=home)
         hit = reached(child, lambda: bool(nodes.workers()))
-        time.sleep(float(self._rng.uniform(0, 2)))
+        time.sleep(float(self._rng.uniform(0, 3)))
         for pid in nodes.workers():
             strike_worker(pid, starve=False)
         _, said = child.communicate(timeout=300)

@@ -1,18 +1,18 @@
 """Samplers and losses compared on one space: the protocol is results/samplers/README.md.
 
     OMP_NUM_THREADS=1 python benchmarks/samplers.py --data parquet:CIFAR10 [--processes 2] [--phases sweep,seeds,...]
-    OMP_NUM_THREADS=1 python benchmarks/samplers.py --data parquet:CIFAR10 --scale gpu --phases once [--processes 5]
+    OMP_NUM_THREADS=1 python benchmarks/samplers.py --data parquet:CIFAR10 --scale gpu_patch4 --phases once [--processes 5]
     OMP_NUM_THREADS=1 python benchmarks/samplers.py --data parquet:CIFAR10 --test
-    python benchmarks/samplers.py --report [--scale gpu]
+    python benchmarks/samplers.py --report [--scale gpu_patch4]
 
 Each training goes on where it stopped, each finished one is a row of `--out`/runs.jsonl and not run again. About six
-hours of one core; with `--scale gpu`, another space for much longer, and every sampler; `narrow` and `wide` are the
+hours of one core; with `--scale gpu_patch4`, another space for much longer, and every sampler; `narrow` and `wide` are the
 same small space with a lesser and a greater range of costs. Phases: sweep, seeds, parts (one seed of what has an
 ingredient switched off, and of candidates), macs (as much computation for each), rates (more learning rates where the
 sweep left a doubt), long (twice the computation), range (for `narrow` and `wide`), leading (few arms, each learning
 rate, as much computation for each), rest (the other samplers and losses, likewise, at the leading arms' best rate),
-paid (few arms, three seeds, `cpu`'s rates, as much computation for each), once (likewise, one seed, one rate). `--test` judges the
-arms of long on the test split, each once.
+paid (few arms, three seeds, the rates of `cpu`, as much computation for each), once (likewise, one seed, one rate).
+`--test` judges the arms of long on the test split, each once.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ SCALES = {
     "cpu": Scale(SPACE, STEPS, BATCH, "fp32", "cpu"),
     "narrow": Scale(str(HERE / "vit_cifar_patch8_narrow.toml"), STEPS, BATCH, "fp32", "cpu", own_rates=False),
     "wide": Scale(str(HERE / "vit_cifar_patch8_wide.toml"), STEPS, BATCH, "fp32", "cpu", own_rates=False),
-    "gpu": Scale("vit_cifar", 1100, 512, "bf16", "cuda", own_rates=False),  # 13 epochs; of cheaper steps, 25
+    "gpu_patch4": Scale("vit_cifar", 1100, 512, "bf16", "cuda", own_rates=False),  # 13 epochs; of cheaper steps, 25
     "gpu_elasticvit": Scale("elasticvit_cifar", 1000, 512, "bf16", "cuda", own_rates=False),
     "gpu_wide": Scale(str(HERE / "vit_cifar_patch8_wide.toml"), STEPS, BATCH, "fp32", "cuda", own_rates=False),
     "gpu_patch8": Scale(SPACE, 3110, 768, "fp32", "cuda"),  # 53 epochs; of cheaper steps, 100

@@ -86,7 +86,12 @@ def test_what_ends_every_worker_is_named(pool: Callable[..., Pool]) -> None:
     [
         (pool_work.make, ("refuse", 3), MeasureError, "^no 3$"),
         (pool_work.refusing, ("double", 3), MeasureError, "is not for this node"),
-        (pool_work.make, ("break", 0), SearchError, "ZeroDivisionError: a defect of the work"),
+        (
+            pool_work.make,
+            ("break", 0),
+            SearchError,
+            r"\('break', 0\) cost 3 workers .*: ZeroDivisionError: a defect",
+        ),
     ],
 )
 def test_errors_of_the_work_come_through(

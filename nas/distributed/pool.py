@@ -19,7 +19,6 @@ from nas.errors import NasError, SearchError, first_line
 QUEUED = 2  # calls that a worker has at a time: the one it works on and the next
 _AHEAD = 4  # rounds of calls that may be back before the first of them is: what waits is held by this process
 _LOOK_S = 0.5
-_NO_MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory", "bad allocation")
 
 Work = Callable[[Any], Any]
 Make = Callable[..., Work]
@@ -56,8 +55,9 @@ class Pool:
 
     make: a function of an importable module; shared: its keyword arguments, put into the object store once, from which
     a node's workers share what is an array without copying it. `say` hears of workers that were lost, and of nodes with
-    other versions. Raises `SearchError` where no worker starts, or an item costs `Terms.losses` workers; what `make` or
-    the work raise of `NasError` comes through."""
+    other versions. What `make` or the work raise of `NasError` comes through; anything else, such as what libraries
+    raise that run out of memory, loses the worker. Raises `SearchError` where no worker starts, or an item costs
+    `Terms.losses` workers."""
 
     def __init__(
         self, make: Make, shared: Mapping[str, Any], terms: Terms, say: Callable[[str], None] = lambda text: None
@@ -134,8 +134,11 @@ class Pool:
             try:
                 found = self._ray.get(ref)
             except self._ray.exceptions.RayError as error:
-                self._judge(error)
-                self._lose(worker, waiting, losses, items, first_line(error))
+                cause = getattr(error, "cause", None)
+                if isinstance(cause, NasError):
+                    raise cause from None
+                reason = first_line(error) if cause is None else f"{type(cause).__name__}: {first_line(cause)}"
+                self._lose(worker, waiting, losses, items, reason)
                 continue
             if not worker.ready:
                 worker.ready, worker.heard = True, time.monotonic()
@@ -163,15 +166,6 @@ class Pool:
                 self._say(
                     f"a node has {name} {there.get(name)}, this process {self._versions[name]}: digits may differ"
                 )
-
-    def _judge(self, error: Exception) -> None:
-        """Raises what the work itself raised; returns where the worker is at fault."""
-        cause = getattr(error, "cause", None)
-        if isinstance(cause, NasError):
-            raise cause from None
-        if cause is None or isinstance(cause, MemoryError) or any(sign in str(cause).lower() for sign in _NO_MEMORY):
-            return
-        raise SearchError(f"work on the cluster failed: {type(cause).__name__}: {first_line(cause)}") from error
 
     def _lose(self, worker: _Worker, waiting: deque[int], losses: list[int], items: Sequence[Any], reason: str) -> None:
         """Gives what a worker had back, and puts another in its place."""

@@ -28,7 +28,7 @@ from nas.training.plan import Plan, Work, count_work, make_plan
 from nas.training.ranks import Ranks, joined
 from nas.training.samplers import SamplerFactory, Values, measure_digest
 from nas.training.session import Session, Task, Trained, begin, finish, finished
-from nas.training.step import Batches, SoftLabels, Watch, check_lessons, gradients, objective_of
+from nas.training.step import Batches, SoftLabels, Watch, check_lessons, gradients, objective_of, sound_attention
 
 _LOG_LINES, _CONFLICTS = 1000, 20  # of a training; looking at conflicts costs about a step each
 _CHECK_EVERY_CUDA = 50
@@ -156,6 +156,7 @@ def _run(session: Session, progress: Callable[[Progress], None], checkpoint_ever
     with (
         Batches(session.drawn, config, ranks, task.labels) as batches,
         open_log(task.folder, session.step) if ranks.first else contextlib.nullcontext() as log,
+        sound_attention(),
     ):
         for step in range(session.step, plan.steps):
             draw = session.sampler.step(step)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.attention
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -31,6 +32,14 @@ SoftLabels = Teacher | StoredLabels
 """What says how an image's class is shared out: a teacher that is asked, or what one said before."""
 
 _MIXUP_STREAM = 0x6D6978  # apart from the keys of the samplers' pools
+
+
+def sound_attention() -> contextlib.AbstractContextManager[None]:
+    """While it lasts, attention is computed by any of torch's kernels but cuDNN's, the default on an H100 or H200: its
+    gradients can be NaN where the number of tokens is 64 more than a multiple of 128 (pytorch issue 196678)."""
+    kinds = torch.nn.attention.SDPBackend
+    chosen = [kinds.FLASH_ATTENTION, kinds.EFFICIENT_ATTENTION, kinds.MATH]
+    return torch.nn.attention.sdpa_kernel(chosen)  # type: ignore[no-untyped-call]
 
 
 class Batches:
