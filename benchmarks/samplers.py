@@ -1,12 +1,12 @@
 """Samplers and losses compared on one space: the protocol is results/samplers/README.md.
 
     OMP_NUM_THREADS=1 python benchmarks/samplers.py --data parquet:CIFAR10 [--processes 2] [--phases sweep,seeds,...]
-    OMP_NUM_THREADS=1 python benchmarks/samplers.py --data parquet:CIFAR10 --scale gpu_patch4 --phases once [--processes 5]
+    OMP_NUM_THREADS=1 python benchmarks/samplers.py --data parquet:CIFAR10 --scale gpu_patch4 --phases once
     OMP_NUM_THREADS=1 python benchmarks/samplers.py --data parquet:CIFAR10 --test
     python benchmarks/samplers.py --report [--scale gpu_patch4]
 
 Each training goes on where it stopped, each finished one is a row of `--out`/runs.jsonl and not run again. About six
-hours of one core; with `--scale gpu_patch4`, another space for much longer, and every sampler; `narrow` and `wide` are the
+hours of one core; with `--scale gpu_patch4`, another space for longer; `narrow` and `wide` are the
 same small space with a lesser and a greater range of costs. Phases: sweep, seeds, parts (one seed of what has an
 ingredient switched off, and of candidates), macs (as much computation for each), rates (more learning rates where the
 sweep left a doubt), long (twice the computation), range (for `narrow` and `wide`), leading (few arms, each learning
