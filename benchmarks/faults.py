@@ -50,8 +50,8 @@ def main() -> None:
     options.add_argument("--seed", type=int, default=0)
     options.add_argument("--out", type=Path)
     asked = options.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        trials = Trials.begin(Path(folder), np.random.default_rng(asked.seed))
+    with tempfile.TemporaryDirectory() as folder, two_nodes() as nodes:
+        trials = Trials.begin(Path(folder), nodes, np.random.default_rng(asked.seed))
         found: dict[str, Any] = {}
         for kind in asked.kinds:
             rows = [trials.run(kind) for _ in range(asked.runs)]
@@ -87,8 +87,8 @@ class Trial:
 class Trials:
     """Runs with faults, in folders of their own, and the undisturbed one that they are compared with."""
 
-    def __init__(self, folder: Path, supernet: Path, rng: np.random.Generator) -> None:
-        self._folder, self._supernet, self._rng = folder, supernet, rng
+    def __init__(self, folder: Path, supernet: Path, nodes: Nodes, rng: np.random.Generator) -> None:
+        self._folder, self._supernet, self._nodes, self._rng = folder, supernet, nodes, rng
         self._count = 0
         undisturbed = folder / "undisturbed"
         code, said, self._longest_s = finished(self._search(undisturbed, None))
@@ -96,21 +96,21 @@ class Trials:
         self._front = front_of(undisturbed)
 
     @classmethod
-    def begin(cls, folder: Path, rng: np.random.Generator) -> Trials:
+    def begin(cls, folder: Path, nodes: Nodes, rng: np.random.Generator) -> Trials:
         """With a supernet of their own."""
         command = ["train", "digits", "--data", "digits", "--steps", "120", "--out", str(folder / "supernet")]
         code, said, _ = finished(command)
         assert code == 0, said
-        return cls(folder, folder / "supernet", rng)
+        return cls(folder, folder / "supernet", nodes, rng)
 
     def run(self, kind: str) -> Trial:
         """One run with one fault."""
         self._count += 1
         out = self._folder / f"{kind}{self._count}"
-        with two_nodes() as nodes:
-            if kind == "device":
-                return self._device(out, nodes)
-            return self._searched(kind, out, nodes)
+        try:
+            return self._device(out) if kind == "device" else self._searched(kind, out)
+        finally:
+            self._nodes.heal()
 
     def _search(self, out: Path, address: str | None) -> list[str]:
         cluster = [] if address is None else ["--ray", address, "--workers", "2"]
@@ -119,7 +119,8 @@ class Trials:
             "--evaluations", str(EVALUATIONS), "--seed", "3", *cluster,
         ]  # fmt: skip
 
-    def _searched(self, kind: str, out: Path, nodes: Nodes) -> Trial:
+    def _searched(self, kind: str, out: Path) -> Trial:
+        nodes = self._nodes
         command, rows = self._search(out, nodes.address), out / "evaluations.jsonl"
         wanted = int(self._rng.integers(0, EVALUATIONS - 2))  # rows that are recorded when the fault comes
         room = int(self._rng.integers(2_000, 16_000)) if kind == "disk" else None
@@ -127,7 +128,7 @@ class Trials:
         child = start(command, room)
         hit = kind == "disk"
         if kind != "disk" and (hit := reached(child, lambda: lines(rows) >= wanted and bool(nodes.workers()))):
-            self._strike(kind, child, nodes)
+            self._strike(kind, child)
         _, said = child.communicate(timeout=300)
         kept, by_itself = acknowledged(rows), child.returncode == 0
         if not by_itself:
@@ -141,7 +142,8 @@ class Trials:
         same = complete and front_of(out) == self._front
         return Trial(hit, lost, twice, by_itself, same, time.perf_counter() - begun, said)
 
-    def _strike(self, kind: str, child: subprocess.Popen[str], nodes: Nodes) -> None:
+    def _strike(self, kind: str, child: subprocess.Popen[str]) -> None:
+        nodes = self._nodes
         time.sleep(float(self._rng.uniform(0, 0.1)))
         if kind == "driver":
             child.send_signal(signal.SIGKILL)
@@ -150,9 +152,9 @@ class Trials:
         elif workers := nodes.workers():
             strike_worker(int(self._rng.choice(workers)), starve=kind == "memory")
 
-    def _device(self, out: Path, nodes: Nodes) -> Trial:
+    def _device(self, out: Path) -> Trial:
         """Measures a table on a node that is the device."""
-        home = {"NAS_HOME": str(self._folder)}
+        nodes, home = self._nodes, {"NAS_HOME": str(self._folder)}
         code, said, _ = finished(["target", "add", DEVICE, "--ray", nodes.address], home)
         assert code == 0, said
         command = [
@@ -185,8 +187,11 @@ class Nodes:
         from ray.cluster_utils import Cluster
 
         self._cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
-        self._second = self._cluster.add_node(num_cpus=1, resources={f"device:{DEVICE}": 1})
+        self._join()
         self.address: str = self._cluster.address
+
+    def _join(self) -> None:
+        self._second, self._lost = self._cluster.add_node(num_cpus=1, resources={f"device:{DEVICE}": 1}), False
 
     def raylets(self) -> list[int]:
         """Their process ids."""
@@ -201,6 +206,15 @@ class Nodes:
         """The second node's raylet is killed."""
         (raylet,) = self._second.all_processes["raylet"]
         os.kill(raylet.process.pid, signal.SIGKILL)
+        self._lost = True
+
+    def heal(self) -> None:
+        """Another second node where that was lost; returns when no worker is left."""
+        if self._lost:
+            self._cluster.remove_node(self._second, allow_graceful=False)
+            self._join()
+        while self.workers():
+            time.sleep(0.1)
 
     def end(self) -> None:
         """Of what was started, by its process ids."""

@@ -41,8 +41,8 @@ def nodes(faults: Any) -> Iterator[Any]:
 
 
 @pytest.fixture(scope="module")
-def trials(faults: Any, journey: Journey, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    return faults.Trials(tmp_path_factory.mktemp("faults"), journey.supernet, np.random.default_rng(5))
+def trials(faults: Any, nodes: Any, journey: Journey, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    return faults.Trials(tmp_path_factory.mktemp("faults"), journey.supernet, nodes, np.random.default_rng(5))
 
 
 def test_a_cluster_finds_the_front_of_one_process(journey: Journey, nodes: Any, tmp_path: Path) -> None:
@@ -57,7 +57,7 @@ def test_a_cluster_finds_the_front_of_one_process(journey: Journey, nodes: Any, 
     for name in ("rounds.jsonl", "measurements.jsonl"):
         assert (run / name).read_text() == (journey.run / name).read_text()
     fronts = [pd.read_csv(at / "front.csv", dtype=str) for at in (run, journey.run)]
-    verified = [name for name in fronts[1] if name.endswith("verified_ms")]  # by the journey, later
+    verified = [name for name in fronts[1] if name.endswith(".verified")]  # by the journey, later
     pd.testing.assert_frame_equal(*(front.drop(columns=verified) for front in fronts))
     kept = [
         [{k: v for k, v in json.loads(line).items() if k != "seconds"} for line in (at / "evaluations.jsonl").open()]

@@ -95,7 +95,8 @@ def demo(
 
 @app.command(epilog=example("nas doctor"))
 def doctor(as_json: Json = False) -> None:
-    """What is installed, which targets answer, and what would disturb a measurement now."""
+    """What is installed, which targets answer, what would disturb a measurement now, and how a cluster is met."""
+    from nas.distributed import access_notes
     from nas.latency import disturbances, host_facts, local_targets
     from nas.latency.runtimes.kept import cache_state
 
@@ -107,9 +108,11 @@ def doctor(as_json: Json = False) -> None:
     text += "\n" + ("\n".join(f"warning: {line}" for line in warnings) or "nothing disturbs a measurement")
     said = f"{cache.models} lowered networks, {cache.mib:.0f} of {cache.limit_mib:.0f} MiB"
     text += f"\ncache: {cache.folder}, {said}" if cache.folder else "\ncache: off, networks are lowered each time"
+    clusters = access_notes()
+    text += "\nclusters: " + "; ".join(clusters)
     kept = {"folder": str(cache.folder) if cache.folder else None, "models": cache.models, "mib": round(cache.mib, 1)}
     result = {"versions": host["versions"], "targets": targets, "warnings": warnings, "host": host}
-    emit(as_json, result | {"cache": kept | {"limit_mib": cache.limit_mib}}, text)
+    emit(as_json, result | {"cache": kept | {"limit_mib": cache.limit_mib}, "clusters": clusters}, text)
 
 
 @space_app.command("list", epilog=example("nas space list"))

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from nas.errors import InputError, first_line
@@ -49,6 +50,32 @@ def cluster(address: str, cpus: int | None = None) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def access_notes() -> list[str]:
+    """How this user would meet a cluster, a line each: the version of Ray, the address, the token."""
+    from importlib.metadata import version
+
+    mode, address = os.environ.get("RAY_AUTH_MODE", "disabled"), os.environ.get("RAY_ADDRESS")
+    path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
+    where = "RAY_AUTH_TOKEN" if os.environ.get("RAY_AUTH_TOKEN") else str(path) if path.is_file() else None
+    notes = [f"ray {version('ray')}, which every node must have, and one version of Python"]
+    notes.append(f"RAY_ADDRESS is {address}, which --ray auto takes" if address else "--ray auto: of this machine")
+    if mode == "token" and where:
+        notes.append(f"token authentication is on, the token is in {where}")
+    elif mode == "token":
+        notes.append(
+            f"token authentication is on, and there is no token: put the cluster's into {path}, or start a head with "
+            "`ray start --head`, which makes one"
+        )
+    elif where:
+        notes.append(
+            f"a token is in {where}, but RAY_AUTH_MODE is {mode}: a head that is started here asks for it; other nodes "
+            "and whoever searches must export RAY_AUTH_MODE=token and have it"
+        )
+    else:
+        notes.append("token authentication is off: whoever reaches a cluster's port runs code on it")
+    return notes
 
 
 def capacity(gpus: bool = False) -> int:

@@ -121,7 +121,7 @@ class OnCluster:
         workers = self._workers or capacity(gpus)
         self._say(f"evaluating with {workers} workers on the cluster at {self._address}")
         terms = Terms(workers, gpus=float(gpus))
-        shared = _shared(self._make()) | {"device": self._device}
+        shared = shared_values(self._make()) | {"device": self._device}
         return self._open.enter_context(Pool(make_work, shared, terms, self._say))
 
 
@@ -158,7 +158,7 @@ def make_work(
     return work
 
 
-def _shared(evaluator: Evaluator) -> Row:
+def shared_values(evaluator: Evaluator) -> Row:
     """What workers make their own `Evaluator` of: values, arrays, nothing that another node would have to read."""
     net, data = evaluator.net, evaluator.data
     splits = {"train": calibration_split(data), "search": data.search, "test": data.test}

@@ -48,6 +48,7 @@ from nas.search import (
 from nas.space import Genotypes, SearchSpace
 
 EVALUATIONS = 200
+UNFINISHED = ("new", "calibrated", "searched")  # stages of a run without a front
 
 
 def search(
@@ -120,7 +121,7 @@ def search(
             listener.say(
                 f"going on with {folder}: {len(run.evaluations())} evaluated, {len(run.measurements())} measured"
             )
-        if run.stage in ("new", "calibrated", "searched"):
+        if run.stage in UNFINISHED:
             judge = _calibrated(run, task, parsed, given, seed)
             outcome, judge = _search_rounds(run, task, judge, searcher, evaluations, refine, seed)
             select_front(run, task, judge, outcome, seed)
@@ -131,7 +132,7 @@ def search(
 def _elsewhere(task: Task, folder: Path, ray: str | None, workers: int | None, device: str) -> Iterator[Task]:
     """The task, evaluated by the workers of a cluster where one is asked for and anything is left to evaluate. Nothing
     of the run is written before the cluster answers."""
-    if ray is None or read_state(folder).stage == "selected":
+    if ray is None or read_state(folder).stage not in UNFINISHED:
         yield task
         return
     with OnCluster(lambda: task.evaluator, ray, workers, task.listener.say, device) as there:
