@@ -3,7 +3,7 @@
     OMP_NUM_THREADS=1 python benchmarks/scaling.py [--workers 1,2] [--out results]
 
 The supernet of `vit_cifar_patch8` with random weights and random images: what they compute takes as long. The number
-of workers changes nothing in the rows. What an evaluation costs the driver: the time per item of work that does nothing.
+of workers changes nothing in the rows. What an evaluation costs the driver: the time of an item of idle work.
 """
 
 from __future__ import annotations
