@@ -35,7 +35,7 @@ from nas.cost import FEATURES
 from nas.data import Split
 from nas.latency import Target, evaluate_lowered, measure_in_fresh_process, read_table
 from nas.latency.parts import measure_parts, read_parts
-from nas.pipeline.calibrating import ASSUMED_NOISE, Calibrated
+from nas.pipeline.calibrating import Calibrated
 from nas.pipeline.fitting import made_with, one_thread
 from nas.pipeline.judging import LEVEL, Judge
 from nas.pipeline.measuring import spread
@@ -46,7 +46,7 @@ from nas.predict.core import Core, LogLinear
 from nas.predict.origin import Origin
 from nas.predict.parts import COLUMN, WITH_PARTS, PartTable
 from nas.predict.scaling import Domain
-from nas.search import pareto_front, parse_budget, search_in_rounds
+from nas.search import ASSUMED_NOISE, pareto_front, parse_budget, search_in_rounds
 from nas.training import evaluate, load_supernet, train
 from nas.training.checkpoint import MANIFEST
 

@@ -18,8 +18,11 @@ if TYPE_CHECKING:  # the same names as in _HOME, for type checkers and editors; 
     from nas.model import Supernet as Supernet
     from nas.model import extract as extract
     from nas.pipeline import adapt as adapt
+    from nas.pipeline import compare as compare
     from nas.pipeline import load_run as load_run
     from nas.pipeline import measure as measure
+    from nas.pipeline import merge as merge
+    from nas.pipeline import remeasure as remeasure
     from nas.pipeline import search as search
     from nas.pipeline import train as train
     from nas.pipeline import verify as verify
@@ -44,6 +47,7 @@ _HOME: Final = {
     "SearchSpace": "nas.space",
     "Supernet": "nas.model",
     "adapt": "nas.pipeline",
+    "compare": "nas.pipeline",
     "cost": "nas.cost.cost",
     "explore": "nas.search",
     "extract": "nas.model",
@@ -52,7 +56,9 @@ _HOME: Final = {
     "load_run": "nas.pipeline",
     "load_space": "nas.space",
     "measure": "nas.pipeline",
+    "merge": "nas.pipeline",
     "pareto_front": "nas.search",
+    "remeasure": "nas.pipeline",
     "search": "nas.pipeline",
     "train": "nas.pipeline",
     "verify": "nas.pipeline",

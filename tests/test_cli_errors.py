@@ -66,6 +66,18 @@ def refused(done: Done, *fragments: str, lines: int | None = 1) -> None:
         ("report nowhere", ["nowhere", "no run"]),
         ("pareto nowhere", ["nowhere", "no run"]),
         ("export nowhere --arch 0123456789ab --out out", ["nowhere", "no run"]),
+        ("export nowhere --all --out out", ["nowhere", "no run"]),
+        ("pareto nowhere --out front.xlsx", ["'.xlsx'", ".csv, .parquet, .json"]),
+        ("pareto nowhere --reference 1,2", ["--hypervolume"]),
+        ("compare nowhere elsewhere", ["nowhere", "no run"]),
+        ("compare nowhere", ["fewer than two"]),
+        ("compare nowhere nowhere", ["twice"]),
+        ("compare a b --out front.pdf", ["'.pdf'", ".svg or .png"]),
+        ("compare a b --at fast", ["'fast'", "above 0"]),
+        ("compare a b --split train", ["'train'", "search or test"]),
+        ("merge nowhere elsewhere --out out", ["nowhere", "no run"]),
+        ("remeasure nowhere --target local/torch/fp32", ["nowhere", "no run"]),
+        ("export-study nowhere --storage sqlite:///out", ["nowhere", "no run"]),
     ],
 )
 def test_what_cannot_be_asked(line, fragments, nas_here, tmp_path):

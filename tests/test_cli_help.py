@@ -20,6 +20,7 @@ from nas.cli.app import app
 VERBS = {
     *("demo", "doctor", "space list", "space show", "train", "measure", "fit latency", "fit accuracy"),
     *("search", "adapt", "verify", "status", "report", "pareto", "export", "label"),
+    *("compare", "merge", "remeasure", "export-study"),
     *("table import", "table show", "table merge", "table check"),
     *("target add", "target list", "target check", "target remove"),
 }
@@ -79,7 +80,12 @@ def test_help_and_version_through_the_installed_command(tmp_path):
         ("search digits --supernet y --out x --evaluations 7", "'--evaluations'"),
         ("adapt vit.safetensors --data digits --out x", "Missing option '--budget'"),
         ("status", "Missing argument 'RUN'"),
-        ("export run --out x", "Missing option '--arch'"),
+        ("export run --out x", "--arch ID"),
+        ("export run --out x --arch 0123456789ab --all", "--all"),
+        ("compare", "Missing argument"),
+        ("merge a b", "Missing option '--out'"),
+        ("remeasure run", "Missing option '--target'"),
+        ("export-study run", "Missing option '--storage'"),
         ("pareto run extra", "extra"),
     ],
 )

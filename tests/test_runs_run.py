@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from nas.errors import ArchError, BudgetError, NasError, RunError
-from nas.runs import Run, RunDir, load_run, write_atomic
+from nas.runs import Run, RunDir, asking, load_run, write_atomic
 from nas.runs import front as fronts
 
 INPUTS = {"space": {"name": "digits", "digest": "abc"}, "budgets": ["params<=1M"], "seed": 3}
@@ -48,7 +48,7 @@ def test_what_was_written_is_read_again(tmp_path):
     assert read.details == {"verify": {"hold_rate": 1.0}}
     status = read.status()
     assert (status["stage"], status["evaluated"], status["measured"], status["front"]) == ("verify", 1, 1, 1)
-    assert status["phases"] == {"calibrate": 0, "refine": 0, "select": 1, "verify": 0}
+    assert status["phases"] == {"calibrate": 0, "refine": 0, "select": 1, "verify": 0, "remeasure": 0}
     assert not status["running"]
 
 
@@ -379,14 +379,14 @@ def test_a_front_file_of_other_bytes_is_refused(tmp_path):
     ],
 )
 def test_where_keeps_what_is_known_to_hold(expressions, kept):
-    assert list(fronts.where(fronts.tidy(front()), expressions)["id"]) == list(front()["id"].iloc[kept])
+    assert list(asking.where(fronts.tidy(front()), expressions)["id"]) == list(front()["id"].iloc[kept])
 
 
 @pytest.mark.parametrize(
     ("objective", "row"), [("accuracy", 0), ("params", 2), (f"latency_ms@{TARGET}", 2), ("latency_ms", 2), ("macs", 2)]
 )
 def test_best_takes_one_row(objective, row):
-    assert list(fronts.best(fronts.tidy(front()), objective)["id"]) == [front()["id"][row]]
+    assert list(asking.best(fronts.tidy(front()), objective)["id"]) == [front()["id"][row]]
 
 
 def curve(**columns) -> pd.DataFrame:
@@ -396,28 +396,28 @@ def curve(**columns) -> pd.DataFrame:
 
 
 def test_the_knee_is_where_accuracy_becomes_dear():
-    assert list(fronts.best(curve(), "knee")["id"]) == ["b"]
+    assert list(asking.best(curve(), "knee")["id"]) == ["b"]
     slower = {f"latency_ms[{TARGET}].measured": [1.0, 7.0, 7.5, 8.0]}  # where `a` is the only cheap one
-    assert list(fronts.best(curve(**slower), "knee")["id"]) == ["a"]
-    assert list(fronts.best(curve(**slower), f"knee@{TARGET}")["id"]) == ["a"]
+    assert list(asking.best(curve(**slower), "knee")["id"]) == ["a"]
+    assert list(asking.best(curve(**slower), f"knee@{TARGET}")["id"]) == ["a"]
     two = slower | {"latency_ms[pixel6/tflite/fp32].measured": [1.0, 2.0, 4.0, 8.0]}
-    assert list(fronts.best(curve(**two), "knee")["id"]) == ["b"]  # of MACs: which target is not said
-    assert list(fronts.best(curve(**two), "knee@pixel6/tflite/fp32")["id"]) == ["b"]
-    assert list(fronts.best(curve().iloc[:1], "knee")["id"]) == ["a"]
+    assert list(asking.best(curve(**two), "knee")["id"]) == ["b"]  # of MACs: which target is not said
+    assert list(asking.best(curve(**two), "knee@pixel6/tflite/fp32")["id"]) == ["b"]
+    assert list(asking.best(curve().iloc[:1], "knee")["id"]) == ["a"]
     with pytest.raises(RunError, match="both an accuracy and a cost"):
-        fronts.best(curve(accuracy_inherited=[np.nan] * 4), "knee")
+        asking.best(curve(accuracy_inherited=[np.nan] * 4), "knee")
 
 
 def test_questions_a_front_cannot_answer(tmp_path):
     whole = fronts.tidy(front())
     with pytest.raises(BudgetError, match="no latency_ms on 'pixel6/tflite/fp32'"):
-        fronts.where(whole, ["latency_ms<=5@pixel6/tflite/fp32"])
+        asking.where(whole, ["latency_ms<=5@pixel6/tflite/fp32"])
     with pytest.raises(BudgetError, match="no 'latency_p95_ms'"):
-        fronts.where(whole, [f"latency_p95_ms<=5@{TARGET}"])
+        asking.where(whole, [f"latency_p95_ms<=5@{TARGET}"])
     with pytest.raises(NasError):
-        fronts.where(whole, ["speed<=5"])
+        asking.where(whole, ["speed<=5"])
     with pytest.raises(RunError, match="no row of the front"):
-        fronts.best(whole, "memory_mib")
+        asking.best(whole, "memory_mib")
 
 
 def wilson(held: int, rows: int) -> tuple[float, float]:

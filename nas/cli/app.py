@@ -10,7 +10,7 @@ import typer
 
 from nas.cli.adapting import adapt
 from nas.cli.console import Console, emit
-from nas.cli.fronts import front_json, front_table, rate_text, rows_table, search_json
+from nas.cli.fronts import front_json, front_table, rate_text, search_json
 from nas.cli.measuring import measure
 from nas.cli.options import (
     AccuracyPrecision,
@@ -25,6 +25,7 @@ from nas.cli.options import (
     SpaceName,
     example,
 )
+from nas.cli.retrieving import compare, export, export_study, merge, pareto, remeasure
 from nas.cli.tables import app as table_app
 from nas.cli.targets import app as target_app
 from nas.cli.training import label, train
@@ -305,62 +306,11 @@ def report(
     emit(as_json, files, "\n".join(files.values()))
 
 
-@app.command(epilog=example("nas pareto results/runs/demo --where 'params<=0.2M' --best accuracy"))
-def pareto(
-    run: RunPath,
-    where: Annotated[
-        list[str] | None, typer.Option("--where", help="A condition such as 'params<=1M'; repeatable.")
-    ] = None,
-    best: Annotated[str | None, typer.Option("--best", help="One row: accuracy, params, macs, ..., or knee.")] = None,
-    as_json: Json = False,
-) -> None:
-    """Rows of the front of a run."""
-    from nas.pipeline import load_run
-    from nas.runs import front as fronts
-
-    loaded = load_run(run)
-    chosen = fronts.where(loaded.front, where or [])
-    if best is not None:
-        chosen = fronts.best(chosen, best)
-    emit(as_json, {"front": fronts.to_rows(chosen)}, rows_table(fronts.to_rows(chosen)))
-
-
-@app.command(epilog=example("nas export results/runs/demo --arch 0123456789ab --format onnx --out model.onnx"))
-def export(
-    run: RunPath,
-    arch: Annotated[str, typer.Option("--arch", help="The id of a row of the front.")],
-    out: Annotated[Path, typer.Option("--out", help="The file to write.")],
-    file_format: Annotated[
-        str,
-        typer.Option("--format", help="onnx, onnx-int8, openvino, openvino-int8, pte, tflite, or timm: its weights."),
-    ] = "onnx",
-    evaluate: Annotated[
-        bool, typer.Option("--evaluate", help="Run the file on the search split: its own accuracy.")
-    ] = False,
-    data: Annotated[
-        str | None, typer.Option("--data", help="Where that data lies now, if not where the run had it.")
-    ] = None,
-    as_json: Json = False,
-) -> None:
-    """Write one architecture with its weights to a file, checked against torch and, where it runs by itself, timed."""
-    import numpy as np
-
-    from nas.latency import Target, measure_archs
-    from nas.pipeline import load_run
-    from nas.pipeline.running import RUNS_ON
-
-    opened = load_run(run)
-    made = opened.export(arch, out, file_format, data)
-    said = f"{made.file}: {made.bytes / 1e6:.2f} MB, at most {made.max_abs_diff:.1g} from torch"
-    result = {"file": str(made.file), "format": made.format, "max_abs_diff": made.max_abs_diff, "bytes": made.bytes}
-    accuracy = opened.evaluate(made, data) if evaluate else None
-    result["accuracy"] = accuracy
-    if accuracy is not None:
-        said += f", {100 * accuracy:.2f} % on the search split"
-    if made.format not in RUNS_ON:  # weights, which nothing runs by themselves
-        emit(as_json, result | {"latency_ms": None, "target": None}, said)
-        return
-    target = Target.parse(RUNS_ON[made.format])
-    measured = next(measure_archs([made.file], target, rng=np.random.default_rng(0)))[1]
-    result |= {"latency_ms": measured.latency_ms, "target": str(target)}
-    emit(as_json, result, f"{said}, {measured.latency_ms:.3g} ms on {target}")
+app.command(epilog=example("nas pareto results/runs/demo --where 'params<=0.2M' --best accuracy"))(pareto)
+app.command(epilog=example("nas export results/runs/demo --arch 0123456789ab --format onnx --out model.onnx"))(export)
+app.command(epilog=example("nas compare results/runs/mine results/runs/demo --out compared.svg"))(compare)
+app.command(epilog=example("nas merge results/runs/mine results/runs/demo --out results/runs/both"))(merge)
+app.command(epilog=example("nas remeasure results/runs/demo --target local/openvino/fp32"))(remeasure)
+app.command("export-study", epilog=example("nas export-study results/runs/demo --storage sqlite:///study.db"))(
+    export_study
+)

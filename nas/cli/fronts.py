@@ -83,3 +83,37 @@ def _measured(figures: dict[str, Any]) -> str:
 
 def _ms(value: float | None) -> str:
     return "-" if value is None else f"{value:.3g}"
+
+
+def comparison_text(found: Any) -> str:
+    """Runs as rows of a table, and under it what its figures are of."""
+    unit = " ms" if found.by.startswith("latency") else " mJ" if found.by.startswith("energy") else ""
+    head = ["run", "seed", "evaluated", "measured", "front", "hypervolume", "of merged", "alone"]
+    head += [f"at {_amount(budget)}{unit}" for budget in found.budgets]
+    head += ["evaluating", "measuring"]
+    cells = [
+        [
+            one.name,
+            "-" if one.seed is None else str(one.seed),
+            *(str(count) for count in (one.evaluated, one.measured, one.front)),
+            f"{one.hypervolume:.5g}",
+            f"{one.share:.0%}",
+            str(one.alone),
+            *(_percent(share) for share in one.accuracy_at),
+            *(f"{seconds:.3g} s" for seconds in (one.evaluate_seconds, one.measure_seconds)),
+        ]
+        for one in found.runs
+    ]
+    scale = "the logarithm of " if found.scale == "log" else ""
+    said = [
+        f"hypervolume of error rate and {scale}{found.by}, from error {found.reference[0]:.4g} and "
+        f"{_amount(found.reference[1])}{unit} ({found.reference_source})",
+        f"of merged: share of the {len(found.merged)} rows of the merged front; at: accuracy on the {found.split} "
+        "split, between neighbours on the front",
+        *(f"note: {note}" for note in found.notes),
+    ]
+    return "\n".join([table(head, cells), "", *said])
+
+
+def _amount(value: float) -> str:
+    return f"{value / 1e6:.3g}M" if value >= 1e5 else f"{value:.3g}"

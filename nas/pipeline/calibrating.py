@@ -20,14 +20,13 @@ from nas.pipeline.predicted import measurable, serving
 from nas.predict import LatencyPredictor, fit_latency, repeat_noise
 from nas.runs import RunDir
 from nas.runs.journal import Row
-from nas.search import Budget, parse_budgets
+from nas.search import ASSUMED_NOISE, Budget, parse_budgets
 from nas.space import Genotypes, SearchSpace
 
 ENERGY = "energy_mj"
 CALIBRATION_ROWS = 48
 REPEATED_ROWS = 10  # measured in a second session as well, for the noise of a repeat
 _SUFFIXES = {"latency_ms": "", "latency_p95_ms": "_p95", "energy_mj": "_energy"}
-ASSUMED_NOISE = 0.03  # sd of log latency where nobody measured it: what interleaved rounds leave on a shared machine
 
 
 @dataclass(frozen=True)

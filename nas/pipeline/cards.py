@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from nas.arch import Arch
@@ -12,16 +12,22 @@ from nas.runs import Run, RunDir, write_atomic
 from nas.runs.front import to_rows
 
 
-def write_cards(run: RunDir) -> None:
+def write_cards(run: RunDir | Run) -> None:
     """models/<arch.id>/card.md of every row of the front, with the figures known now."""
     read = Run(run.path)
+    rows = read.measurements[read.measurements["phase"] == "remeasure"]
+    again = set(zip(rows["arch"], rows["target"], strict=True))
     for row in to_rows(read.front):
         arch = read.arch(row["id"])
-        write_atomic(run.path / "models" / arch.id / "card.md", card(arch, row, read.inputs, space_of(read).resolution))
+        text = card(arch, row, read.inputs, space_of(read).resolution, {t for i, t in again if i == arch.id})
+        write_atomic(run.path / "models" / arch.id / "card.md", text)
 
 
-def card(arch: Arch, row: Mapping[str, Any], inputs: Mapping[str, Any], side: int) -> str:
-    """Markdown; figures that nobody has yet are left out. side: of the images that figures were found on, in pixels."""
+def card(
+    arch: Arch, row: Mapping[str, Any], inputs: Mapping[str, Any], side: int, remeasured: Collection[str] = ()
+) -> str:
+    """Markdown; figures that nobody has yet are left out. side: of the images that figures were found on, in pixels.
+    remeasured: targets that it was measured on after the search had ended."""
     data, accuracy = inputs["data"], row["accuracy"]
     resized = f", then resized from {side}x{side}, bilinear with antialiasing" if side != arch.resolution else ""
     lines = [
@@ -38,7 +44,8 @@ def card(arch: Arch, row: Mapping[str, Any], inputs: Mapping[str, Any], side: in
         *_share("accuracy on the test split, which selected nothing", accuracy["test"]),
     ]
     for target, figures in row["latency_ms"].items():
-        for name, said in (("measured", "measured to select"), ("verified", "measured again in a fresh process")):
+        select = "measured after the search" if target in remeasured else "measured to select"
+        for name, said in (("measured", select), ("verified", "measured again in a fresh process")):
             if figures[name] is not None:
                 lines.append(f"- {figures[name]:.4g} ms on {target}, {said}")
         if figures["measured"] is None and figures["predicted"] is not None:

@@ -21,6 +21,7 @@ from nas.pipeline.calibrating import ENERGY, calibrate, target_ends, target_keys
 from nas.pipeline.evaluating import OnCluster
 from nas.pipeline.fitting import one_thread, recorded_facts
 from nas.pipeline.judging import LEVEL, Floats, Judge
+from nas.pipeline.keeping import complete_models
 from nas.pipeline.listener import SILENT, Listener
 from nas.pipeline.measuring import spread
 from nas.pipeline.precision import judging_target, tell_precision
@@ -125,6 +126,8 @@ def search(
             judge = _calibrated(run, task, parsed, given, seed)
             outcome, judge = _search_rounds(run, task, judge, searcher, evaluations, refine, seed)
             select_front(run, task, judge, outcome, seed)
+        else:
+            complete_models(run, task)
     return Run(folder)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,20 +61,33 @@ def verify(path: str | Path, *, listener: Listener = SILENT) -> Verified:
 
 
 def _verify_on(target: str, archs: list[Arch], space: SearchSpace, writer: RunDir, listener: Listener) -> None:
-    """Measure what is not verified on a target yet, recording each row as it comes."""
-    known = [row for row in writer.measurements() if row["target"] == target]
-    verified = {row["arch"] for row in known if row["phase"] == "verify"}
+    """Measure what is not verified on a target yet."""
+    verified = {row["arch"] for row in writer.measurements() if row["target"] == target and row["phase"] == "verify"}
     missing = [arch for arch in archs if arch.id not in verified]
-    if not missing:
+    measure_freshly(writer, space, target, missing, "verify", listener)
+
+
+def measure_freshly(
+    writer: RunDir,
+    space: SearchSpace,
+    target: str,
+    archs: Sequence[Arch],
+    phase: str,
+    listener: Listener,
+    repeats: Sequence[int] = (),
+) -> None:
+    """Measure architectures on a target in a fresh process, recording each row as it comes. repeats: for each which
+    repeat of the phase it is, the first where there are none."""
+    if not archs:
         return
     parsed = Target.parse(target)
-    reference_ms = reference_of(known, target)
+    reference_ms = reference_of(writer.measurements(), target)
     energy = asks_energy(writer, target)
-    seconds = estimate_seconds(missing, parsed, anchor=space.middle, reference_ms=reference_ms, energy=energy)
-    listener.say(f"verifying {len(missing)} rows on {target} in a fresh process: about {seconds:.0f} s")
-    listener.progress("verify", 0, len(missing))
+    seconds = estimate_seconds(archs, parsed, anchor=space.middle, reference_ms=reference_ms, energy=energy)
+    listener.say(f"measuring {len(archs)} rows on {target} to {phase}, in a fresh process: about {seconds:.0f} s")
+    listener.progress(phase, 0, len(archs))
     measured = measure_in_fresh_process(
-        missing,
+        archs,
         parsed,
         rng=np.random.default_rng(len(writer.measurements())),
         anchor=space.middle,
@@ -82,9 +96,10 @@ def _verify_on(target: str, archs: list[Arch], space: SearchSpace, writer: RunDi
         say=listener.say,
     )
     for done, (index, measurement) in enumerate(measured, start=1):
-        arch = missing[index]
-        writer.record_measurement(measurement_row(arch, space.encode([arch])[0], measurement, "verify"))
-        listener.progress("verify", done, len(missing))
+        arch, repeat = archs[index], repeats[index] if repeats else 0
+        row = measurement_row(arch, space.encode([arch])[0], measurement, phase, repeat)
+        writer.record_measurement(row)
+        listener.progress(phase, done, len(archs))
 
 
 def _write(writer: RunDir) -> None:

@@ -63,17 +63,17 @@ def front_chart(points: Sequence[Point], cloud: Sequence[Point], budgets: Sequen
     shapes, colours = _kinds(every, palette)
     layers = []
     if cloud:
-        layers.append(_base(cloud).mark_circle(size=22, clip=True).encode(x=x, y=y, color=colours, opacity=faded))
+        layers.append(base(cloud).mark_circle(size=22, clip=True).encode(x=x, y=y, color=colours, opacity=faded))
     layers.extend(_budget_lines([b for b in budgets if _shown(b, times, shares)], palette))
     layers.append(_staircase(points, palette).encode(x=x, y=y))
     layers.extend(_intervals(points, palette, faded))
-    marks = _base(points).mark_point(size=75, filled=True, stroke=palette["surface"], strokeWidth=0.8, clip=True)
+    marks = base(points).mark_point(size=75, filled=True, stroke=palette["surface"], strokeWidth=0.8, clip=True)
     marks = marks.encode(x=x, y=y, color=colours, shape=shapes, opacity=faded, href="href:N", tooltip=_tooltip(alt))
     layers.append(marks.add_params(chosen, _zoom(alt)))
     text = (
         f"Accuracy over latency of {len({p['id'] for p in points})} architectures of the front, predicted and measured."
     )
-    return _finish(alt.layer(*layers), text, 400, palette)
+    return finish(alt.layer(*layers), text, 400, palette)
 
 
 def pairs_chart(pairs: Sequence[Point], unit: str, palette: Palette) -> Spec:
@@ -87,7 +87,7 @@ def pairs_chart(pairs: Sequence[Point], unit: str, palette: Palette) -> Spec:
     scale = alt.Scale(domain=[low, high], nice=False, zero=False)
     x = alt.X("predicted:Q", title=f"predicted, {unit}", scale=scale, axis=axis)
     y = alt.Y("actual:Q", title=f"measured, {unit}", scale=scale, axis=axis)
-    diagonal = _base([{"predicted": low, "actual": low}, {"predicted": high, "actual": high}])
+    diagonal = base([{"predicted": low, "actual": low}, {"predicted": high, "actual": high}])
     colour = alt.Color(
         "kind:N",
         title=None,
@@ -98,11 +98,11 @@ def pairs_chart(pairs: Sequence[Point], unit: str, palette: Palette) -> Spec:
     bounded = [pair for pair in pairs if "low" in pair]
     if bounded:
         reach = {"x": alt.X("low:Q", scale=scale, title=f"predicted, {unit}"), "x2": "high:Q", "y": y}
-        layers.append(_base(bounded).mark_rule(color=palette["predicted"], opacity=0.55).encode(**reach))
+        layers.append(base(bounded).mark_rule(color=palette["predicted"], opacity=0.55).encode(**reach))
     format_ = ".2%" if unit == "%" else ".4~g"
     tips = [alt.Tooltip("id:N"), alt.Tooltip("predicted:Q", format=format_), alt.Tooltip("actual:Q", format=format_)]
-    layers.append(_base(pairs).mark_circle(size=48, opacity=0.9).encode(x=x, y=y, color=colour, tooltip=tips))
-    return _finish(alt.layer(*layers), f"Measured over predicted for {len(pairs)} architectures.", 300, palette)
+    layers.append(base(pairs).mark_circle(size=48, opacity=0.9).encode(x=x, y=y, color=colour, tooltip=tips))
+    return finish(alt.layer(*layers), f"Measured over predicted for {len(pairs)} architectures.", 300, palette)
 
 
 def progress_chart(name: str, points: Sequence[Point], palette: Palette) -> Spec:
@@ -113,12 +113,13 @@ def progress_chart(name: str, points: Sequence[Point], palette: Palette) -> Spec
     x = alt.X("evaluated:Q", title="architectures evaluated", axis=alt.Axis(format="d", tickCount=8))
     y = alt.Y("value:Q", title=name, scale=alt.Scale(zero=False), axis=alt.Axis(format=format_, tickCount=5))
     dots = {"filled": True, "size": 30} if len(points) <= 60 else False
-    line = _base(points).mark_line(color=palette["measured"], interpolate="step-after", strokeWidth=2, point=dots)
+    line = base(points).mark_line(color=palette["measured"], interpolate="step-after", strokeWidth=2, point=dots)
     tips = [alt.Tooltip("evaluated:Q"), alt.Tooltip("value:Q", title=name, format=format_)]
-    return _finish(line.encode(x=x, y=y, tooltip=tips), f"{name} over evaluated architectures.", 220, palette)
+    return finish(line.encode(x=x, y=y, tooltip=tips), f"{name} over evaluated architectures.", 220, palette)
 
 
-def _base(points: Sequence[Point]) -> Any:
+def base(points: Sequence[Point]) -> Any:
+    """A chart of points that it carries with it."""
     import altair as alt
 
     return alt.Chart(alt.InlineData(values=list(points)))
@@ -173,7 +174,7 @@ def _staircase(points: Sequence[Point], palette: Palette) -> Any:
         if not best or point["accuracy"] > best[-1]["accuracy"]:
             best.append({name: point[name] for name in ("latency_ms", "accuracy")})
     colour = palette["verified"] if kinds[0] == "verified" else palette["predicted"]
-    return _base(best).mark_line(interpolate="step-after", color=colour, opacity=0.45, strokeWidth=1.5, clip=True)
+    return base(best).mark_line(interpolate="step-after", color=colour, opacity=0.45, strokeWidth=1.5, clip=True)
 
 
 def _intervals(points: Sequence[Point], palette: Palette, opacity: Any) -> list[Any]:
@@ -183,10 +184,10 @@ def _intervals(points: Sequence[Point], palette: Palette, opacity: Any) -> list[
         point for point in points if point.get("accuracy_low") is not None and point.get("accuracy_high") is not None
     ]
     if across:
-        rules = _base(across).mark_rule(color=palette["predicted"], strokeWidth=1.2, clip=True)
+        rules = base(across).mark_rule(color=palette["predicted"], strokeWidth=1.2, clip=True)
         layers.append(rules.encode(x="low:Q", x2="high:Q", y="accuracy:Q", opacity=opacity))
     if along:
-        rules = _base(along).mark_rule(color=palette["predicted"], strokeWidth=0.8, clip=True)
+        rules = base(along).mark_rule(color=palette["predicted"], strokeWidth=0.8, clip=True)
         layers.append(rules.encode(x="latency_ms:Q", y="accuracy_low:Q", y2="accuracy_high:Q", opacity=opacity))
     return layers
 
@@ -199,11 +200,11 @@ def _budget_lines(budgets: Sequence[Budget], palette: Palette) -> list[Any]:
     for budget in budgets:
         upright = budget.metric == "latency_ms"
         said = f"budget {budget.limit:.3g} ms" if upright else f"budget {100 * budget.limit:.3g} %"
-        base = _base([{"limit": budget.limit, "budget": str(budget), "said": said}])
+        line = base([{"limit": budget.limit, "budget": str(budget), "said": said}])
         place: dict[str, Any] = {"x": "limit:Q"} if upright else {"y": "limit:Q"}
-        rule = base.mark_rule(color=palette["broken"], strokeDash=[5, 4], strokeWidth=1.4, clip=True)
+        rule = line.mark_rule(color=palette["broken"], strokeDash=[5, 4], strokeWidth=1.4, clip=True)
         corner = {"dx": -5, "dy": 8, "align": "right"} if upright else {"dx": 5, "dy": -8, "align": "left"}
-        label = base.mark_text(color=palette["broken"], font=_FONT, fontSize=11, clip=True, **corner)
+        label = line.mark_text(color=palette["broken"], font=_FONT, fontSize=11, clip=True, **corner)
         edge: dict[str, Any] = {"y": alt.value(0)} if upright else {"x": alt.value(0)}
         layers += [rule.encode(**place, tooltip="budget:N"), label.encode(**place, **edge, text="said:N")]
     return layers
@@ -228,7 +229,8 @@ def _zoom(alt: Any) -> Any:
     return alt.selection_interval(name="zoom", bind="scales", translate=drag, zoom="wheel![event.shiftKey]")
 
 
-def _finish(chart: Any, description: str, height: int, palette: Palette) -> Spec:
+def finish(chart: Any, description: str, height: int, palette: Palette) -> Spec:
+    """The specification of a chart in the fonts and colours of a palette."""
     words = {"labelColor": palette["muted"], "labelFont": _FONT, "labelFontSize": 12}
     titles = {"titleColor": palette["ink"], "titleFont": _FONT, "titleFontSize": 12, "titleFontWeight": 500}
     lines = {"gridColor": palette["line"], "domainColor": palette["line"], "tickColor": palette["line"]}

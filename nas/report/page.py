@@ -250,8 +250,9 @@ def _making(view: View) -> str:
     parts.append(
         f"<p>Latencies: {phases['calibrate']} measured to calibrate, {phases['refine']} between rounds, "
         f"{phases['select']} to select, {phases['verify']} "
-        "to verify. Rows are accepted on the upper bound of their interval; only verified figures, measured in a fresh "
-        "process and never filtered on, support a claim. The test split selects nothing.</p>"
+        f"to verify, {phases['remeasure']} after the search. Rows are accepted on the upper bound of their interval; "
+        "only verified figures, measured in a fresh process and never filtered on, support a claim. The test split "
+        "selects nothing.</p>"
     )
     return f"<section class='making'>{''.join(parts)}</section>"
 

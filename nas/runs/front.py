@@ -136,46 +136,6 @@ def values(front: pd.DataFrame, metric: str, target: str | None = None) -> pd.Se
     )
 
 
-def where(front: pd.DataFrame, expressions: Sequence[str]) -> pd.DataFrame:
-    """The rows that keep every expression of the budget grammar, such as `latency_ms<=5@local/onnxruntime/fp32`. A row
-    that lacks the figure asked for is left out."""
-    from nas.search.budgets import parse_budget
-
-    for budget in map(parse_budget, expressions):
-        front = front[keeps(values(front, budget.metric, budget.target), budget)]
-    return front.reset_index(drop=True)
-
-
-def best(front: pd.DataFrame, objective: str) -> pd.DataFrame:
-    """The one row that is best at `accuracy` (highest) or at a cost: `params`, `latency_ms@TARGET`, ... (lowest); or
-    the `knee`, of latency where the front has one target, on `knee@TARGET`, or of MACs."""
-    metric, _, target = objective.partition("@")
-    if metric.strip() == "knee":
-        return front.loc[[_knee(front, target.strip() or None)]].reset_index(drop=True)
-    column = values(front, metric.strip(), target.strip() or None).dropna()
-    if column.empty:
-        raise RunError(f"no row of the front has a value of {objective!r}; loosen --where, or verify the run first")
-    return front.loc[[column.idxmax() if metric.strip() == "accuracy" else column.idxmin()]].reset_index(drop=True)
-
-
-def _knee(front: pd.DataFrame, target: str | None) -> Any:
-    """The label of the row that lies farthest above the line between the ends of the front, of accuracy over the
-    logarithm of cost (Satopää, Albrecht, Irwin, Raghavan 2011): before it accuracy is cheap, behind it dear."""
-    import numpy as np
-    import pandas as pd
-
-    timed = targets(front)
-    target = timed[0] if target is None and len(timed) == 1 else target
-    cost = values(front, "macs", None) if target is None else values(front, "latency_ms", target)
-    points = pd.DataFrame({"cost": np.log(cost.to_numpy(float)), "good": values(front, "accuracy").to_numpy(float)})
-    points = points.set_index(front.index).dropna()
-    if points.empty:
-        raise RunError("no row of the front has both an accuracy and a cost; loosen --where, or verify the run first")
-    spread = (points.max() - points.min()).replace(0.0, 1.0)
-    scaled = (points - points.min()) / spread
-    return (scaled["good"] - scaled["cost"]).idxmax()
-
-
 def keeps(column: pd.Series[Any], budget: Budget) -> pd.Series[bool]:
     """Whether each value keeps the budget; NaN does not."""
     kept: pd.Series[bool] = _OPERATORS[budget.op](column, budget.limit)

@@ -8,7 +8,7 @@ from typing import Any
 
 from nas.runs.journal import Check, Row
 
-PHASES = ("calibrate", "refine", "select", "verify")
+PHASES = ("calibrate", "refine", "select", "verify", "remeasure")
 EVALUATION = ("arch", "genotype", "accuracy", "split", "precision")
 MEASUREMENT = ("arch", "genotype", "target", "phase", "latency_ms")
 ROUND = ("round",)

@@ -16,6 +16,7 @@ from nas.search.regularized_evolution import RegularizedEvolution
 from nas.search.rounds import Outcome, Plan, Round, search_directly, search_in_rounds
 from nas.search.searchers import SEARCHERS, candidates_for, searcher_named
 from nas.search.selection import (
+    ASSUMED_NOISE,
     Selection,
     accuracy_se,
     chance_above,
@@ -27,6 +28,7 @@ from nas.search.selection import (
 )
 
 __all__ = [
+    "ASSUMED_NOISE",
     "METRICS",
     "NSGA2",
     "SEARCHERS",

@@ -20,6 +20,8 @@ from nas.errors import InputError
 from nas.search.pareto import pareto_front
 from nas.search.protocol import Floats, Indices, as_losses, as_violation
 
+ASSUMED_NOISE = 0.03  # sd of log latency where nobody measured it: what interleaved rounds leave on a shared machine
+
 
 class Interval(Protocol):
     """A prediction with its two-sided interval, arrays (n,), such as `nas.predict.Prediction`."""
