@@ -19,6 +19,7 @@ if TYPE_CHECKING:  # the same names as in _HOME, for type checkers and editors; 
     from nas.model import extract as extract
     from nas.pipeline import adapt as adapt
     from nas.pipeline import compare as compare
+    from nas.pipeline import finetune as finetune
     from nas.pipeline import load_run as load_run
     from nas.pipeline import measure as measure
     from nas.pipeline import merge as merge
@@ -51,6 +52,7 @@ _HOME: Final = {
     "cost": "nas.cost.cost",
     "explore": "nas.search",
     "extract": "nas.model",
+    "finetune": "nas.pipeline",
     "fit_latency": "nas.predict",
     "hypervolume": "nas.search",
     "load_run": "nas.pipeline",

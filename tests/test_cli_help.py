@@ -19,7 +19,7 @@ from nas.cli.app import app
 
 VERBS = {
     *("demo", "doctor", "space list", "space show", "train", "measure", "fit latency", "fit accuracy"),
-    *("search", "adapt", "verify", "status", "report", "pareto", "export", "label"),
+    *("search", "adapt", "finetune", "verify", "status", "report", "pareto", "export", "label"),
     *("compare", "merge", "remeasure", "export-study"),
     *("table import", "table show", "table merge", "table check"),
     *("target add", "target list", "target check", "target remove"),

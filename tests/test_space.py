@@ -11,7 +11,7 @@ import nas
 from nas import catalogue
 from nas.cost import FEATURES
 from nas.errors import SpaceError
-from nas.space import space_from_toml
+from nas.space import load_space, space_from_toml
 from nas.space.schema import parse_spec
 
 SHIPPED = sorted(catalogue.spaces())
@@ -155,6 +155,19 @@ def test_sample_at_takes_any_figure(curved, rng):
         assert ((latency(X) >= low) & (latency(X) <= high)).all()
     with pytest.raises(SpaceError, match="a figure of"):
         space.sample_at(2 * reference[-1], 3 * reference[-1], 1, rng, measure=latency)
+
+
+def test_sample_at_takes_a_shipped_predictor_at_every_latency(rng):
+    """Its best linear stand-in has weights below 0, and some parts then cost less than nothing."""
+    from nas import catalogue
+    from nas.predict import LatencyPredictor
+
+    space = load_space("vit_cifar")
+    predictor = LatencyPredictor.load(catalogue.predictor("epyc-zen5_onnxruntime_fp32_vit_cifar"), space)
+    for high in (0.82, 2.2, 5.0):
+        found = predictor.mean(space.sample_at(0.98 * high, high, 20, rng, over="genes", measure=predictor.mean))
+        assert ((found >= 0.98 * high) & (found <= high)).all()
+        assert len(found) == 20
 
 
 def test_sample_at_takes_a_fitted_latency_predictor(rng):

@@ -10,6 +10,7 @@ import typer
 
 from nas.cli.adapting import adapt
 from nas.cli.console import Console, emit
+from nas.cli.finetuning import finetune
 from nas.cli.fronts import front_json, front_table, rate_text, search_json
 from nas.cli.measuring import measure
 from nas.cli.options import (
@@ -257,6 +258,9 @@ def search(
 app.command(
     epilog=example("nas adapt vit.safetensors --data folder:photos --budget 'macs<=500M' --epochs 10 --out runs/mine")
 )(adapt)
+
+
+app.command(epilog=example("nas finetune results/runs/demo --where 'accuracy>=0.9' --epochs 5"))(finetune)
 
 
 @app.command(epilog=example("nas verify results/runs/demo"))

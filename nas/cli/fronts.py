@@ -13,7 +13,7 @@ def search_json(run: Any, seconds: float) -> dict[str, Any]:
     return {
         "run": str(run.path),
         "front": front_json(run),
-        "evaluated": int((run.evaluations["split"] == "search").sum()),
+        "evaluated": len(run.searched),
         "hypervolume": float(last["hypervolume"]),
         "reference": list(last["reference"]),
         "seconds": round(seconds, 1),
@@ -34,9 +34,11 @@ def rows_table(rows: list[dict[str, Any]]) -> str:
     if not rows:
         return "no rows"
     targets, powered = list(rows[0]["latency_ms"]), list(rows[0].get("energy_mj", ()))
+    finetuned = any(row["accuracy"]["finetuned"] is not None for row in rows)
     head = [
         "id",
         "accuracy",
+        *(["finetuned"] if finetuned else []),
         "test",
         "MMACs",
         "M params",
@@ -51,6 +53,7 @@ def rows_table(rows: list[dict[str, Any]]) -> str:
             [
                 row["id"],
                 _percent(accuracy["predicted"]),
+                *([_percent(accuracy["finetuned"])] if finetuned else []),
                 _percent(accuracy["test"]),
                 f"{row['macs'] / 1e6:.3g}",
                 f"{row['params'] / 1e6:.3g}",

@@ -76,6 +76,9 @@ def export(
     data: Annotated[
         str | None, typer.Option("--data", help="Where that data lies now, if not where the run had it.")
     ] = None,
+    weights: Annotated[
+        str | None, typer.Option("--weights", help="inherited or finetuned; without, finetuned where it was.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Write architectures with their weights to files, checked against torch; one that runs by itself is timed too."""
@@ -89,9 +92,11 @@ def export(
         raise InputError("name one row with --arch ID, or all of the front with --all; see nas export --help")
     opened = load_run(run)
     if arch is None:
+        if weights is not None:
+            raise InputError("--all exports what each row was finetuned to, else inherited; leave out --weights")
         _export_all(opened, out, file_format, data, evaluate, as_json)
         return
-    made = opened.export(arch, out, file_format, data)
+    made = opened.export(arch, out, file_format, data, weights)
     said = f"{made.file}: {made.bytes / 1e6:.2f} MB, at most {made.max_abs_diff:.1g} from torch"
     result = {"file": str(made.file), "format": made.format, "max_abs_diff": made.max_abs_diff, "bytes": made.bytes}
     accuracy = opened.evaluate(made, data) if evaluate else None

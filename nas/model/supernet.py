@@ -36,7 +36,7 @@ class Supernet(nn.Module):
     def __init__(self, space: SearchSpace) -> None:
         super().__init__()
         self.space = space
-        self.network = Network(space.stored, stored=True)
+        self.network = Network(space.stored, stored=space.size > 1)
         if space.spec.batch_norm == "per_width":
             _separate_norms(self.network, space)
         self._forget()

@@ -3,6 +3,7 @@
 from nas.pipeline.active import Reached, measure_until
 from nas.pipeline.adapting import adapt
 from nas.pipeline.exporting import ExportedFront, export_front
+from nas.pipeline.finetuning import Finetuned, finetune
 from nas.pipeline.fitting import fit_accuracy_run, fit_latency_table
 from nas.pipeline.listener import Listener, Silent
 from nas.pipeline.measuring import Measured, measure, measure_parts
@@ -18,6 +19,7 @@ from nas.runs.merging import Merged
 __all__ = [
     "Comparison",
     "ExportedFront",
+    "Finetuned",
     "Listener",
     "Measured",
     "Merged",
@@ -29,6 +31,7 @@ __all__ = [
     "adapt",
     "compare",
     "export_front",
+    "finetune",
     "fit_accuracy_run",
     "fit_latency_table",
     "load_run",

@@ -90,8 +90,7 @@ def _moved(
 def fit_accuracy_run(run: str | Path, out: str | Path) -> AccuracyPredictor:
     """Fit the accuracies that a run evaluated on its search split, save the predictor into `out`, and return it."""
     read = Run(run)
-    rows = read.evaluations
-    rows = rows[rows["split"] == "search"]
+    rows = read.searched
     if not len(rows):
         raise RunError(f"{run} has no evaluations on the search split yet; repeat its search command to go on")
     with one_thread():

@@ -20,6 +20,7 @@ from nas.integrations import export_timm
 from nas.latency import Target, evaluate_artefact
 from nas.model import Network
 from nas.pipeline.fitting import space_of
+from nas.runs import FINETUNED, INHERITED
 from nas.runs import Run as RecordedRun
 
 _EXPORTS = {
@@ -30,6 +31,7 @@ _EXPORTS = {
     "tflite": export_litert,
     "timm": export_timm,
 }
+WEIGHTS = {INHERITED: "weights.safetensors", FINETUNED: "finetuned.safetensors"}
 ROUNDED = "openvino-int8"  # which needs images to calibrate with
 RUNS_ON = {
     "onnx": "local/onnxruntime/fp32",
@@ -45,13 +47,20 @@ RUNS_ON = {
 class Run(RecordedRun):
     """A run directory to read and to export from."""
 
-    def network(self, arch_id: str) -> Network:
-        """The network of one row of the front with the weights it inherited, in eval mode."""
+    def network(self, arch_id: str, weights: str | None = None) -> Network:
+        """The network of one row of the front in eval mode, with the weights it inherited, or those it was finetuned to
+        (None: these, where there are any)."""
         from safetensors import SafetensorError
         from safetensors.torch import load_file
 
         arch = self.arch(arch_id)
-        path = self.path / "models" / arch_id / "weights.safetensors"
+        folder = self.path / "models" / arch_id
+        if weights not in (None, *WEIGHTS):
+            raise RunError(f"unknown weights {weights!r}, expected {' or '.join(WEIGHTS)}")
+        named = weights or (FINETUNED if (folder / WEIGHTS[FINETUNED]).exists() else INHERITED)
+        path = folder / WEIGHTS[named]
+        if named == FINETUNED and not path.exists():
+            raise RunError(f"{arch_id} was not finetuned; do so with `nas finetune {self.path} --arch {arch_id}`")
         if not path.exists():
             ids = ", ".join(self.front["id"]) or "none yet"
             raise RunError(f"{self.path} keeps no weights of {arch_id}; rows of its front: {ids}")
@@ -68,15 +77,17 @@ class Run(RecordedRun):
         path: str | Path,
         format: str = "onnx",  # noqa: A002
         data: str | None = None,
+        weights: str | None = None,
     ) -> Exported:
         """Write one row of the front to a file, checked against torch. Formats: onnx; onnx-int8, its matrix products
         rounded; openvino, pte (ExecuTorch) and tflite, which need the extras of their runtimes; openvino-int8, rounded
         to ranges that training images show; timm, its weights under the names of timm's plain ViT, which InputError
-        refuses where timm cannot express the architecture. data: as of `evaluate`, for openvino-int8."""
+        refuses where timm cannot express the architecture. data: as of `evaluate`, for openvino-int8; weights: as of
+        `network`."""
         if format not in (*_EXPORTS, ROUNDED):
             raise RunError(f"unknown format {format!r}, expected {', '.join([*_EXPORTS, ROUNDED])}")
         notes = {name: json.dumps(self.inputs["data"][name]) for name in ("mean", "std", "class_names")}
-        network, arch = self.network(arch_id), self.arch(arch_id)
+        network, arch = self.network(arch_id, weights), self.arch(arch_id)
         if format != ROUNDED:
             return _EXPORTS[format](network, arch, path, notes)
         images = calibration_images(self._data(data).train, self._normalise(), arch.resolution)

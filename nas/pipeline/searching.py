@@ -31,7 +31,7 @@ from nas.pipeline.running import Run
 from nas.pipeline.selecting import select_front
 from nas.pipeline.task import Task
 from nas.predict import AccuracyPredictor, LatencyPredictor, PredictionWarning, fit_accuracy
-from nas.runs import RunDir
+from nas.runs import RunDir, is_searched
 from nas.runs.run import read_state
 from nas.search import (
     Budget,
@@ -187,7 +187,7 @@ class _Asked:
         self.run, self.task, self.refinery, self.evaluations = run, task, refinery, evaluations
         self.images = len(task.data.search)
         self.reference = refinery.judge.reference()
-        known = [row for row in run.evaluations() if row["split"] == "search"]
+        known = [row for row in run.evaluations() if is_searched(row)]
         self.recorded = _recorded(known, len(task.space.genes))
         self.paid = len(known)
         self.accuracy: AccuracyPredictor | None = None  # the latest model

@@ -14,7 +14,7 @@ from nas.pipeline.cards import write_cards
 from nas.pipeline.judging import LEVEL, Beliefs, Judge, believe, choose, worth_measuring
 from nas.pipeline.task import Task
 from nas.predict import fit_accuracy
-from nas.runs import RunDir, write_atomic
+from nas.runs import INHERITED, RunDir, weights_of, write_atomic
 from nas.runs.front import TARGET_METRICS, target_column
 from nas.search import Outcome
 from nas.space import Genotypes
@@ -64,7 +64,8 @@ def _column(run: RunDir, archs: Sequence[Arch], known: Calibrated) -> np.ndarray
 
 def _tested(run: RunDir, task: Task, archs: Sequence[Arch], X: Genotypes) -> list[float]:
     """Accuracy on the test split: of the rows of the front only, once, and nothing is chosen by it."""
-    known = {row["arch"]: row["accuracy"] for row in run.evaluations() if row["split"] == "test"}
+    rows = [row for row in run.evaluations() if row["split"] == "test" and weights_of(row) == INHERITED]
+    known = {row["arch"]: row["accuracy"] for row in rows}
     missing = [i for i, arch in enumerate(archs) if arch.id not in known]
     for row, i in zip(task.rows([archs[i] for i in missing], "test"), missing, strict=True):
         run.record_evaluation(row | {"genotype": X[i].tolist(), "phase": "test"})

@@ -124,8 +124,9 @@ def _front(view: View, specs: dict[str, charts.Spec]) -> str:
 
 
 def _front_table(view: View) -> str:
-    groups = '<tr><td></td><th colspan="3" scope="colgroup">accuracy, %</th>'
-    head = ["architecture", "search split", "test split", "predicted"]
+    tuned = _is_tuned(view)
+    groups = f'<tr><td></td><th colspan="{3 + tuned}" scope="colgroup">accuracy, %</th>'
+    head = ["architecture", "search split", *(["finetuned"] if tuned else []), "test split", "predicted"]
     for target in view.targets:
         groups += f'<th colspan="4" scope="colgroup">latency on {text(target)}, ms</th>'
         head += ["predicted", "measured", "verified", "budget"]
@@ -137,16 +138,37 @@ def _front_table(view: View) -> str:
 
 def _front_row(view: View, row: Mapping[str, Any], held: list[bool | None]) -> list[Cell]:
     figures = row["accuracy"]
-    inherited = figures["finetuned"] if figures["finetuned"] is not None else figures["inherited"]
+    tuned = [("n strong", _percent(figures["finetuned"]))] if _is_tuned(view) else []
     name = f'<a href="#arch-{text(row["id"])}"><code>{text(row["id"])}</code></a>'
     believed = _bounded(figures["predicted"], figures["low"], figures["high"], _percent)
-    cells = [("", name), ("n strong", _percent(inherited)), ("n", _percent(figures["test"])), ("n dim", believed)]
+    shown = "n" if figures["finetuned"] is not None else "n strong"
+    cells = [("", name), (shown, _percent(figures["inherited"])), *tuned]
+    cells += [("n", _percent(figures["test"])), ("n dim", believed)]
     for target, verdict in zip(view.targets, held, strict=True):
         times = row["latency_ms"][target]
         cells.append(("n dim", _bounded(times["predicted"], times["low"], times["high"], _ms)))
         cells.extend([("n", _ms(times["measured"])), ("n strong", _ms(times["verified"])), _verdict(verdict)])
     sizes = [_count(row["macs"]), _count(row["params"]), _mib(row["memory_mib"])]
     return [*cells, *(("n", size) for size in sizes), ("", text(figures["precision"] or "–"))]
+
+
+def _is_tuned(view: View) -> bool:
+    return any(row["accuracy"]["finetuned"] is not None for row in view.rows)
+
+
+def _cost(view: View) -> str:
+    """What a finetuned model cost, as the run says."""
+    cost = view.run.details.get("finetuned", {}).get("cost")
+    if not cost:
+        return ""
+    supernet = "not known" if cost["supernet_s"] is None else f"{cost['supernet_s']:,.0f} s"
+    hours = ", ".join(f"{value:.3g} {name.replace('_', ' ')}" for name, value in cost["per_model"].items())
+    return (
+        f"<p>{cost['models']} models were finetuned; each cost {cost['per_model_s']:,.0f} s of computing "
+        f"({text(hours)}), its share of the supernet's training ({supernet}), of the search "
+        f"({cost['search_s']:,.0f} s) and of all finetuning ({cost['finetune_s']:,.0f} s) included. Their test "
+        "accuracy is that of the finetuned weights.</p>"
+    )
 
 
 def _verdict(held: bool | None) -> Cell:
@@ -246,6 +268,7 @@ def _making(view: View) -> str:
         parts.append(f"<p>Written by {len(view.run.sessions)} processes, one after the other.</p>")
     if definition:
         parts.append(f"<details><summary>The search space</summary><pre>{text(definition)}</pre></details>")
+    parts.append(_cost(view))
     phases = view.run.status()["phases"]
     parts.append(
         f"<p>Latencies: {phases['calibrate']} measured to calibrate, {phases['refine']} between rounds, "

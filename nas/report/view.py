@@ -92,9 +92,7 @@ def cloud(view: View, target: str) -> list[Point]:
     """Evaluated architectures whose latency on the target was measured or, as the search recorded it, predicted."""
     measured = _measured(view.run, target)
     points = []
-    for row in _records(view.run.evaluations):
-        if row["split"] != "search":
-            continue
+    for row in _records(view.run.searched):
         known = measured.get(row["arch"]) or _predicted(row).get("latency_ms", {}).get(target)
         if known:
             points.append({"id": row["arch"]} | _at("evaluated", known, row["accuracy"]))
@@ -127,9 +125,9 @@ def accuracy_pairs(view: View) -> list[Point]:
             pair = _pair("front", figures["predicted"], figures["inherited"], figures["low"], figures["high"])
             pairs.append(_facts(row) | pair)
     on_front = {row["id"] for row in view.rows}
-    for row in _records(view.run.evaluations):
+    for row in _records(view.run.searched):
         believed = _predicted(row).get("accuracy")
-        if row["split"] == "search" and row["arch"] not in on_front and believed is not None:
+        if row["arch"] not in on_front and believed is not None:
             pairs.append({"id": row["arch"]} | _pair("other", believed, row["accuracy"], None, None))
     return pairs[:CLOUD]
 
@@ -143,8 +141,7 @@ def progress(view: View) -> tuple[str, list[Point]]:
             {"evaluated": row.get("evaluated", row["round"]), "value": row["hypervolume"], "round": row["round"]}
             for row in rounds
         ]
-    searched = view.run.evaluations[view.run.evaluations["split"] == "search"]
-    best = searched["accuracy"].astype(float).cummax()
+    best = view.run.searched["accuracy"].astype(float).cummax()
     return "best accuracy", [{"evaluated": i, "value": value} for i, value in enumerate(best, start=1)]
 
 

@@ -249,7 +249,7 @@ def _compared(
         seed=inputs.get("seed"),
         supernet=inputs.get("supernet", {}).get("digest"),
         precision=", ".join(map(str, precision)) or None,
-        evaluated=int((run.evaluations["split"] == "search").sum()),
+        evaluated=len(run.searched),
         measured=len(run.measurements),
         front=len(run.front),
         hypervolume=volume,

@@ -20,7 +20,7 @@ from nas.files import PART, sync_folder
 from nas.runs import front as fronts
 from nas.runs.alike import TIMES, check_mergeable, on_scale, open_runs, references, scales
 from nas.runs.journal import Row, read_json, read_rows, write_atomic, write_json
-from nas.runs.rows import JOURNALS, evaluation_key
+from nas.runs.rows import JOURNALS, evaluation_key, is_searched
 from nas.runs.run import FORMAT, Run, read_header
 from nas.runs.volume import cost_of, objectives_of, recorded_reference, scaled
 
@@ -126,7 +126,7 @@ def _write(runs: Mapping[str, Run], folder: Path, inputs: dict[str, Any]) -> Mer
     }
     counts = {
         "front": len(front),
-        "evaluated": sum(row["split"] == "search" for row in evaluations),
+        "evaluated": sum(map(is_searched, evaluations)),
         "measured": len(measurements),
         "repeated": repeated,
         "dominated": len({i for table in tables.values() for i in table["id"]}) - len(front),

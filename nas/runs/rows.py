@@ -8,6 +8,7 @@ from typing import Any
 
 from nas.runs.journal import Check, Row
 
+INHERITED, FINETUNED = "inherited", "finetuned"
 PHASES = ("calibrate", "refine", "select", "verify", "remeasure")
 EVALUATION = ("arch", "genotype", "accuracy", "split", "precision")
 MEASUREMENT = ("arch", "genotype", "target", "phase", "latency_ms")
@@ -48,7 +49,18 @@ JOURNALS: Mapping[str, Check] = {
 
 def evaluation_key(row: Mapping[str, Any]) -> tuple[Any, ...]:
     """What may be recorded once: an architecture, on a split, at a precision, with inherited or other weights."""
-    return row.get("arch"), row.get("split"), row.get("precision"), row.get("weights", "inherited")
+    return row.get("arch"), row.get("split"), row.get("precision"), weights_of(row)
+
+
+def weights_of(row: Mapping[str, Any]) -> str:
+    """Whose weights an evaluation was of: `inherited` where the row, or its cell of a table of rows, says nothing."""
+    named = row.get("weights")
+    return named if isinstance(named, str) else INHERITED
+
+
+def is_searched(row: Mapping[str, Any]) -> bool:
+    """Whether an evaluation is one that a search paid for."""
+    return row["split"] == "search" and weights_of(row) == INHERITED
 
 
 def _lacks(row: Row, keys: Sequence[str]) -> str | None:

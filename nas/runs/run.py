@@ -7,7 +7,8 @@ evaluations.jsonl   every accuracy that was paid for
 measurements.jsonl  every latency that was paid for, raw rounds kept
 rounds.jsonl        one row a search round: hypervolume and whatever else the search reports
 front.csv           one row per accepted architecture (columns in `nas.runs.front`)
-models/<arch.id>/   arch.json and what was exported
+models/<arch.id>/   arch.json, weights.safetensors as inherited, finetuned.safetensors where it was finetuned, card.md
+finetune/<arch.id>/ trainings of `nas finetune`, a folder for each trial
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from nas.errors import RunError
 from nas.runs import front as fronts
 from nas.runs.journal import Row, read_json, read_rows
 from nas.runs.lock import is_locked
-from nas.runs.rows import EVALUATION, JOURNALS, MEASUREMENT, PHASES, ROUND
+from nas.runs.rows import EVALUATION, INHERITED, JOURNALS, MEASUREMENT, PHASES, ROUND
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -61,6 +62,13 @@ class Run:
     def evaluations(self) -> pd.DataFrame:
         """One row an accuracy that was paid for."""
         return self._frame("evaluations", EVALUATION)
+
+    @property
+    def searched(self) -> pd.DataFrame:
+        """The evaluations that a search paid for: on its split, with inherited weights."""
+        rows = self.evaluations
+        weights = rows["weights"].fillna(INHERITED) if "weights" in rows else INHERITED
+        return rows[(rows["split"] == "search") & (weights == INHERITED)]
 
     @cached_property
     def measurements(self) -> pd.DataFrame:
@@ -120,7 +128,7 @@ class Run:
             "updated": read_state(self.path).updated,
             "running": is_locked(self.path),
             "rounds": len(self.rounds),
-            "evaluated": int((self.evaluations["split"] == "search").sum()),
+            "evaluated": len(self.searched),
             "measured": len(self.measurements),
             "phases": {phase: int(phases.get(phase, 0)) for phase in PHASES},
             "front": len(self.front),

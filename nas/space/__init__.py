@@ -1,6 +1,7 @@
 """Search spaces: TOML files read as sets of architectures with an exact size, and their genotypes."""
 
 from nas.space.layout import INACTIVE, Gene, Genotypes
+from nas.space.lone import LoneSpace
 from nas.space.schema import SpaceSpec, StageSpec, outline
 from nas.space.space import Figure, SearchSpace, load_space, space_from_toml
 
@@ -9,6 +10,7 @@ __all__ = [
     "Figure",
     "Gene",
     "Genotypes",
+    "LoneSpace",
     "SearchSpace",
     "SpaceSpec",
     "StageSpec",

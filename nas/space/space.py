@@ -45,11 +45,14 @@ def load_space(name_or_path: str | Path, num_classes: int | None = None) -> Sear
 
 
 def space_from_toml(text: str) -> SearchSpace:
-    """The space that the text of a space file defines."""
+    """The space that the text of a space file defines, or that of one architecture (`LoneSpace`)."""
+    from nas.space.lone import NETWORK, LoneSpace
+
     try:
-        return SearchSpace(parse_spec(tomllib.loads(text)))
+        data = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise SpaceError(f"the definition of the search space is not TOML: {error}") from None
+    return LoneSpace.from_data(data) if NETWORK in data else SearchSpace(parse_spec(data))
 
 
 class SearchSpace:

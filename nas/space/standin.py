@@ -25,12 +25,15 @@ class StandIn:
     ROWS = 2000
 
     def __init__(self, layout: Layout, constraints: list[Constraint], X: Genotypes, figure: Figure) -> None:
+        from scipy.optimize import nnls
+
         features = FactorTables(layout, feature_row).total(X)
         values = np.asarray(figure(X), float)
         self.least, self.greatest = float(values.min()), float(values.max())
         scale = np.abs(features).max(axis=0) + 1e-300
         # Errors count relative to the figure, so that small networks are fitted as well as large ones.
-        weights = np.linalg.lstsq(features / scale / values[:, None], np.ones(len(values)), rcond=1e-8)[0] / scale
+        # No weight is below 0: a part that cost less than nothing would have no place among costs that add up.
+        weights = nnls(features / scale / values[:, None], np.ones(len(values)))[0] / scale
         error = features @ weights / values
         self._over, self._under = float(error.max()), float(error.min())
 

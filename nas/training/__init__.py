@@ -1,7 +1,7 @@
 """Training a supernet: samplers, the loop, checkpoints, and evaluating what its subnets inherit."""
 
 from nas.training.checkpoint import SupernetInfo, load_supernet
-from nas.training.evaluate import Evaluation, evaluate
+from nas.training.evaluate import Evaluation, evaluate, evaluate_network
 from nas.training.inherit import inherit, recalibrate
 from nas.training.log import Progress
 from nas.training.loop import estimate, train, workload
@@ -24,6 +24,7 @@ __all__ = [
     "cost_levels",
     "estimate",
     "evaluate",
+    "evaluate_network",
     "inherit",
     "load_supernet",
     "make_sampler",

@@ -29,7 +29,8 @@ class TrainConfig:
     the digest of the weights to start from (None: random ones), `labels` that of soft labels (None: the data's own),
     `measure` that of what samplers take for cost (None: MACs); `split` gives each subnet of a step a part of its own of
     the batch, in place of the whole; `coarse_first` is the share of the steps over which resolution and patch size go
-    from the coarsest to the finest (`CoarseFirst`)."""
+    from the coarsest to the finest (`CoarseFirst`);
+    `soft_weight` is the share of soft labels in what is learnt from, where there are any; the data's have the rest."""
 
     sampler: str
     batch_size: int
@@ -55,6 +56,7 @@ class TrainConfig:
     measure: str | None = None
     split: bool = False
     coarse_first: float = 0.0
+    soft_weight: float = 1.0
 
     def __post_init__(self) -> None:
         given = [name for name in ("steps", "epochs", "minutes") if getattr(self, name) is not None]
@@ -75,6 +77,8 @@ class TrainConfig:
         if self.split and self.batch_size % (self.accumulate * self.subnets_per_step):
             shares = f"{self.subnets_per_step} subnets a step x accumulate={self.accumulate}"
             raise InputError(f"batch_size is {self.batch_size}, expected a multiple of {shares} to split it")
+        if self.soft_weight < 1 and self.labels is None:
+            raise InputError(f"soft_weight is {self.soft_weight:g}, but there are no soft labels; leave it out")
         if self.batch_size % self.accumulate:
             raise InputError(f"batch_size is {self.batch_size}, expected a multiple of accumulate={self.accumulate}")
         if self.precision not in ("auto", "fp32", "bf16"):
@@ -101,6 +105,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "clip_adaptive": (1e-6, 1e6),
     "accumulate": (1, 2**20),
     "coarse_first": (0, 1),
+    "soft_weight": (0, 1),
     "seed": (0, 2**31 - 1),
 }
 

@@ -1,4 +1,4 @@
-"""Accuracy of subnets with inherited weights."""
+"""Accuracy of subnets with inherited weights, and of networks with their own."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nas.arch import Arch
@@ -47,6 +47,21 @@ def evaluate(
     device = next(net.parameters()).device
     with torch_threads(threads), _eval_mode(net):
         return [_evaluation(_runnable(net, arch, data), arch, split, normalise, batch_size, device) for arch in archs]
+
+
+def evaluate_network(
+    network: nn.Module,
+    arch: Arch,
+    split: Split,
+    *,
+    normalise: Callable[[Tensor], Tensor],
+    batch_size: int = 256,
+    threads: int | None = None,
+) -> Evaluation:
+    """As `evaluate`, of a network of `arch` in eval mode that has its weights, and statistics, already."""
+    device = next(network.parameters()).device
+    with torch_threads(threads):
+        return _evaluation(network, arch, split, normalise, batch_size, device)
 
 
 def _runnable(net: Supernet, arch: Arch, data: Data | None) -> Callable[[Tensor], Tensor]:

@@ -23,7 +23,7 @@ from nas.training.config import SAMPLER, Precision, check_fits, make_config
 from nas.training.gradients import clip_adaptive_
 from nas.training.log import LevelLosses, Progress, open_log
 from nas.training.objective import conflict
-from nas.training.optimise import average_decay, learning_rate
+from nas.training.optimise import Learner, average_decay, learning_rate
 from nas.training.plan import Plan, Work, count_work, make_plan
 from nas.training.ranks import Ranks, joined
 from nas.training.samplers import SamplerFactory, Values, measure_digest
@@ -97,10 +97,12 @@ def train(
     measure: Callable[[Genotypes], Values] | None = None,
     split: bool | None = None,
     coarse_first: float | None = None,
+    soft_weight: float | None = None,
     device: str = "cpu",
     plan: Plan | None = None,
     announce: Callable[[Plan, int], None] = lambda plan, done: None,
     progress: Callable[[Progress], None] = lambda now: None,
+    look: Callable[[int, Learner], None] = lambda step, learner: None,
     checkpoint_every_s: float = 30.0,
 ) -> Trained:
     """Trains the supernet of `space` into the folder `out`; None takes the recipe's value for data of this size.
@@ -112,7 +114,9 @@ def train(
     architecture as a `Network`, to start from instead of random ones. `labels` take the place of the data's: a
     teacher's, asked or stored. `measure` is what the sampler takes for the cost of genotypes, in place of MACs; `split`
     gives each subnet a part of the batch; `coarse_first` is the share of the steps that begins with few tokens.
-    `announce` hears the plan and the steps already done before training starts, `progress` how it goes.
+    `announce` hears the plan and the steps already done before training starts, `progress` how it goes; `look` gets,
+    after each step, its number from 1 on and what was learnt so far, and leaves that as it is. `soft_weight` is the
+    share of `labels` beside the data's own.
 
     Repeating a call goes on from the last checkpoint, or returns at once where training was finished. Leaves
     `supernet.safetensors` (the moving average: what search inherits), `checkpoint.safetensors` (all that going on
@@ -128,7 +132,7 @@ def train(
         project=project, accumulate=accumulate, precision=precision, seed=seed,
         start=None if start is None else files.digest(start), labels=None if labels is None else labels.digest,
         measure=None if measure is None else measure_digest(space, measure), split=split,
-        coarse_first=coarse_first,
+        coarse_first=coarse_first, soft_weight=soft_weight,
     )  # fmt: skip
     with joined(device) as ranks:
         ranks.check(config.batch_size, config.accumulate)
@@ -142,11 +146,16 @@ def train(
                 lambda: plan or make_plan(space, data, config, task.sampler_to_plan_with(), ranks, labels),
             )
             announce(session.plan, session.step)
-            _run(session, progress, checkpoint_every_s)
+            _run(session, progress, look, checkpoint_every_s)
             return finish(session)
 
 
-def _run(session: Session, progress: Callable[[Progress], None], checkpoint_every_s: float) -> None:
+def _run(
+    session: Session,
+    progress: Callable[[Progress], None],
+    look: Callable[[int, Learner], None],
+    checkpoint_every_s: float,
+) -> None:
     """From the session's step to the plan's last."""
     task, plan, learner = session.task, session.plan, session.learner
     config, ranks = task.config, task.ranks
@@ -179,6 +188,7 @@ def _run(session: Session, progress: Callable[[Progress], None], checkpoint_ever
                 progress(now)
             if report.save_due():
                 report.save()
+            look(session.step, learner)
         report.check()
     session.seconds = report.seconds()
 

@@ -76,14 +76,21 @@ class Batches:
         applied = self._soft.augmentation_epochs(epochs) if isinstance(self._soft, StoredLabels) else epochs
         images = self._normalise(self._augment(images, self._config.seed, applied, rows))
         if isinstance(self._soft, StoredLabels):
-            targets = sent(self._soft.shares(rows, epochs), self._device)
+            targets = self._mixed(sent(self._soft.shares(rows, epochs), self._device), targets)
         elif self._soft is not None:
-            targets = self._soft(images)
+            targets = self._mixed(self._soft(images), targets)
         if not self._config.mixup:
             return images, targets
-        shares = targets if targets.ndim == 2 else F.one_hot(targets, self._classes).float()
         rng = np.random.default_rng([self._config.seed, step, _MIXUP_STREAM])
-        return mixup(images, shares, self._config.mixup, rng)
+        return mixup(images, self._shares(targets), self._config.mixup, rng)
+
+    def _mixed(self, soft: Tensor, labels: Tensor) -> Tensor:
+        """Class shares (B, K): soft labels, and the data's (B,) by what `soft_weight` leaves to them."""
+        weight = self._config.soft_weight
+        return soft if weight == 1 else weight * soft + (1 - weight) * self._shares(labels)
+
+    def _shares(self, targets: Tensor) -> Tensor:
+        return targets if targets.ndim == 2 else F.one_hot(targets, self._classes).float()
 
 
 class _InMemory:
