@@ -61,7 +61,7 @@ class Scale:
     images: int | None = None  # of each split that judges; None: all
 
 
-FULL = Scale("epyc-zen5_onnxruntime_fp32_vit_cifar", (64, 128, 192), DEPTH, 4, 64, 10.0, 512)
+FULL = Scale("epyc-zen5_onnxruntime_fp32_vit_cifar", (64, 128, 192), DEPTH, 4, 64, 5.0, 512)
 QUICK = replace(FULL, widths=(64,), evaluations=8, epochs=0.01, batch=64, candidates=500, images=200)
 
 
