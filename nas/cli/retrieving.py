@@ -221,7 +221,10 @@ def export_study(
     from nas.integrations.optuna_study import write_study
     from nas.runs import load_run
 
-    made = write_study(load_run(run), storage, name)
+    with Console() as console:
+        made = write_study(
+            load_run(run), storage, name, lambda done, total: console.progress("export-study", done, total)
+        )
     said = f"{made.added} trials added to the study {made.name!r}, which has {made.trials}: {made.storage}"
     emit(as_json, asdict(made), f"{said}\nnext: optuna-dashboard {made.storage}")
 

@@ -7,7 +7,7 @@ and its resuming.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -37,7 +37,9 @@ class Written:
     failed: int
 
 
-def write_study(run: Run, storage: str, name: str | None = None) -> Written:
+def write_study(
+    run: Run, storage: str, name: str | None = None, progress: Callable[[int, int], None] = lambda done, total: None
+) -> Written:
     """Add the evaluations of a run to the study `name` (None: that of the run's folder) of a storage such as
     `sqlite:///study.db`, a trial each.
 
@@ -47,8 +49,7 @@ def write_study(run: Run, storage: str, name: str | None = None) -> Written:
     `measured` or `predicted`; of the study what the run was made from and the ids of its front. Repeating the call adds
     what is new and nothing twice. InputError: a storage that cannot be opened; RunError: the study is of another run.
     """
-    rows = run.evaluations
-    rows = rows[(rows["split"] == "search") & (_weights(rows) == "inherited")]
+    rows = run.searched
     if rows.empty:
         raise RunError(f"{run.path} has no evaluations yet; repeat its search command to go on")
     space, objectives = space_from_toml(run.inputs["space"]["toml"]), objectives_of(run)
@@ -58,8 +59,10 @@ def write_study(run: Run, storage: str, name: str | None = None) -> Written:
         known = {trial.user_attrs.get("id") for trial in study.get_trials(deepcopy=False)}
         new = rows[~rows["arch"].isin(known)]
         trials = list(_trials(run, new, space, objectives))
-        for trial in trials:
+        progress(0, len(trials))
+        for done, trial in enumerate(trials, start=1):
             study.add_trial(trial)
+            progress(done, len(trials))
         study.set_user_attr(FRONT, [str(arch_id) for arch_id in run.front["id"]])
         have = study.get_trials(deepcopy=False)
     failed = sum(trial.values is None for trial in have)
@@ -143,10 +146,6 @@ def _measured(run: Run) -> dict[tuple[str, str], dict[str, float]]:
         figures = {name: float(row[name]) for name in metrics if row[name] is not None and row[name] == row[name]}
         found[row["arch"], row["target"]] = figures
     return found
-
-
-def _weights(rows: Any) -> Any:
-    return rows["weights"].fillna("inherited") if "weights" in rows else rows["arch"].map(lambda _: "inherited")
 
 
 @contextmanager

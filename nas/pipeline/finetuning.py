@@ -23,8 +23,7 @@ from nas.pipeline.fitting import one_thread, recorded_facts, space_of
 from nas.pipeline.listener import SILENT, Listener
 from nas.pipeline.task import Task
 from nas.pipeline.training import check_device
-from nas.runs import Run, RunDir
-from nas.runs import front as fronts
+from nas.runs import Run, RunDir, asking
 from nas.training import Plan, torch_threads
 from nas.training import checkpoint as files
 from nas.training.alone import Alone, begun_in, defaults, is_done, ranges
@@ -158,7 +157,7 @@ def chosen_rows(run: Run, where: Sequence[str], ids: Sequence[str]) -> list[Arch
         if arch_id not in on_front:
             raise InputError(f"{arch_id} is not a row of the front of {run.path}; its rows: {', '.join(on_front)}")
     before = run.front.assign(accuracy_finetuned=float("nan"))  # so that the same question has the same answer again
-    held = list(fronts.where(before, where)["id"])
+    held = list(asking.where(before, where)["id"])
     chosen = [arch_id for arch_id in held if not ids or arch_id in ids]
     if not chosen:
         among = f" of {', '.join(ids)}" if ids else ""

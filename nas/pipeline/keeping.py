@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from nas.pipeline.cards import write_cards
+from nas.pipeline.running import WEIGHTS
 from nas.pipeline.selecting import write_model
 from nas.pipeline.task import Task
-from nas.runs import Run, RunDir
+from nas.runs import INHERITED, Run, RunDir
 
-WEIGHTS, CARD = "weights.safetensors", "card.md"
-FILES = ("arch.json", WEIGHTS, CARD)
+INHERITED_WEIGHTS, CARD = WEIGHTS[INHERITED], "card.md"
+FILES = ("arch.json", INHERITED_WEIGHTS, CARD)
 
 
 def missing_files(run: Run) -> dict[str, list[str]]:
@@ -19,18 +20,14 @@ def missing_files(run: Run) -> dict[str, list[str]]:
 
 
 def complete_models(run: RunDir, task: Task) -> None:
-    """Write what a finished run lacks of its models; files that are there stay as they are. Weights that were finetuned
-    are not the supernet's to give, and are only missed."""
+    """Write what a finished run lacks of its models; files that are there stay as they are."""
     read = Run(run.path)
     lacks = missing_files(read)
-    finetuned = set(read.front["id"][read.front["accuracy_finetuned"].notna()])
     for arch_id, names in lacks.items():
         arch = read.arch(arch_id)
         run.write_arch(arch)
-        if WEIGHTS in names and arch_id in finetuned:
-            task.listener.say(f"the finetuned weights of {arch_id} are missing, and only finetuning makes them again")
-        elif WEIGHTS in names:
+        if INHERITED_WEIGHTS in names:
             write_model(run, task, arch)
-        task.listener.say(f"models/{arch_id} lacked {', '.join(names)}")
+        task.listener.say(f"models/{arch_id} lacked {', '.join(names)}, written again")
     if any(CARD in names for names in lacks.values()):
         write_cards(run)

@@ -124,7 +124,7 @@ def _write(runs: Mapping[str, Run], folder: Path, inputs: dict[str, Any]) -> Mer
         for name, known in factors.items()
         if (kept := {target: factor for target, factor in known.items() if factor != 1})
     }
-    counts = {
+    counts: dict[str, Any] = {
         "front": len(front),
         "evaluated": sum(map(is_searched, evaluations)),
         "measured": len(measurements),
