@@ -268,8 +268,8 @@ def report(rows: list[Row], timed: list[Row], out: Path) -> None:
     """The table, on the screen and in a file."""
     measured = {row["id"]: row["latency_ms"] for row in timed}
     lines = [
-        "CIFAR-10, JPEG copy. Accuracy in %: inherited on the search split, finetuned as mean +- standard deviation over "
-        "seeds. Latency in ms, in brackets as measured.",
+        "CIFAR-10, JPEG copy. Accuracy in %: inherited on the search split, finetuned as mean +- standard deviation "
+        "over seeds. Latency in ms, in brackets as measured.",
         "",
         "| level | network | of | MMACs | latency | inherited | finetuned, search | finetuned, test | test over hand |",
         "|---" * 9 + "|",
@@ -284,8 +284,8 @@ def report(rows: list[Row], timed: list[Row], out: Path) -> None:
             gap = f"{100 * (mean(finetunes, 'test') - mean(hand, 'test')):+.2f}"
         lines.append(
             f"| {found['level']} | {found['side']}: {found['shape']} | {found['evaluations']} | "
-            f"{found['macs'] / 1e6:.0f} | {time_text} | {100 * found['inherited']:.2f} | {spread(finetunes, 'search')} | "
-            f"{spread(finetunes, 'test')} | {gap} |"
+            f"{found['macs'] / 1e6:.0f} | {time_text} | {100 * found['inherited']:.2f} | "
+            f"{spread(finetunes, 'search')} | {spread(finetunes, 'test')} | {gap} |"
         )
     (out / "table.md").write_text("\n".join(lines) + "\n")
     print("\n".join(lines))

@@ -128,8 +128,11 @@ def test_exports_take_the_finetuned_weights_unless_told(tuned, tmp_path):
         best, new, old = (opened.network(first, weights)(images) for weights in (None, "finetuned", "inherited"))
     assert torch.equal(best, new)
     assert not torch.equal(new, old)
-    exports = [nas("export", run, "--arch", first, "--weights", w, "--out", tmp_path / f"{w}.onnx", "--evaluate", "--json",
-                   cwd=tmp_path).json for w in ("finetuned", "inherited")]  # fmt: skip
+    command = ["export", run, "--arch", first, "--evaluate", "--json"]
+    exports = [
+        nas(*command, "--weights", weights, "--out", tmp_path / f"{weights}.onnx", cwd=tmp_path).json
+        for weights in ("finetuned", "inherited")
+    ]
     row = Run(run).front.set_index("id").loc[first]
     assert [e["accuracy"] for e in exports] == pytest.approx([row.accuracy_finetuned, row.accuracy_inherited], abs=0.01)
 
