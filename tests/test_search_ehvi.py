@@ -105,17 +105,21 @@ def test_ehvi_is_ahead_of_random_search_at_equal_evaluations():
 
 def test_ehvi_finds_what_is_best_within_the_budgets():
     """At most 5 of 14 bits may be set, which one row in 5 keeps to; without that, all of them would be the best."""
-    space, worth, best = Bits((14,)), np.linspace(1, 3, 14), {}
-    for name, kind in {"ehvi": lambda s, r: EHVI(s, r, pool=80), "random": RandomSearch}.items():
-        searcher, asked = kind(space, np.random.default_rng(0)), []
+    space, worth = Bits((14,)), np.linspace(1, 3, 14)
+
+    def best(searcher):
+        asked = []
         for _ in range(8):
             bits = searcher.ask(6)[:, 1:]
             violation = np.maximum(0.0, bits.sum(axis=1) - 5.0)
             searcher.tell(np.c_[np.zeros(6, np.int16), bits], -(bits @ worth)[:, None], violation)
             asked.append(np.where(violation > 0, 0.0, bits @ worth))
-        best[name] = np.max(asked) / np.sort(worth)[-5:].sum()
-    assert best["ehvi"] > 0.94
-    assert best["ehvi"] > best["random"]
+        return np.max(asked) / np.sort(worth)[-5:].sum()
+
+    ours = [best(EHVI(space, np.random.default_rng(seed), pool=80)) for seed in range(3)]
+    random = [best(RandomSearch(space, np.random.default_rng(seed))) for seed in range(3)]
+    assert np.median(ours) > 0.9
+    assert np.median(ours) > np.median(random) + 0.03
 
 
 def test_rows_asked_for_and_not_told_are_taken_for_known():
