@@ -3,6 +3,7 @@
     python benchmarks/search_speed.py                      # 10^5 candidates, Optuna too (minutes)
     python benchmarks/search_speed.py --optuna 20000       # fewer for Optuna, and ours at as many beside it
     python benchmarks/search_speed.py --out results/search_speed.json
+    python benchmarks/search_speed.py --asks               # only how long each searcher takes to ask, at 1,000 rows
 
 Problem: 30 genes of 4 choices in a chain; the error is a sum of one term a gene and one term a pair of neighbours, and
 so is the (whole-number) cost. Dynamic programming over the chain gives its exact front, so hypervolumes are shares of
@@ -12,7 +13,8 @@ What was tuned on what: our mating and rates on instances 0, 10, 11 and 12; our 
 brought into this search after a fixed population of 400 lost to Optuna at 4,000 candidates on instance 1 (0.830 to
 0.843). So instances 1 to 3, reported at first, were dropped for 4 to 6, which nothing was chosen on. pymoo had less
 tuning: its population (of 50, 100, 200 and 400) on instance 0, at 10^5 candidates. Optuna runs with its defaults, on
-the first instance. The last row searches the shipped space `vit_cifar` with cost as objectives: time only.
+the first instance. The last row searches the shipped space `vit_cifar` with cost as objectives: time only. Asks are of
+that space as well: each searcher is told 1,000 random rows with three losses, one of them made up, and asks on.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -32,7 +35,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np
 
 from nas.predict import fit_accuracy, fit_latency
-from nas.search import NSGA2, Forecast, hypervolume, pareto_front, search_predictions
+from nas.search import NSGA2, SEARCHERS, Forecast, hypervolume, pareto_front, search_predictions, searcher_named
+from nas.search.exploration import BATCHES, FEW
 from nas.search.nsga2 import population_for
 from nas.space import load_space
 
@@ -102,6 +106,17 @@ class Row:
     candidates: int
     seconds: float
     share: float | None
+
+
+@dataclass(frozen=True)
+class Ask:
+    """A searcher that knows `known` rows: rows of a batch, rows asked for in all, milliseconds a row."""
+
+    searcher: str
+    known: int
+    batch: int
+    rows: int
+    milliseconds: float
 
 
 def ours(problem: Chain, candidates: int, seed: int) -> np.ndarray:
@@ -187,6 +202,32 @@ def shipped(candidates: int) -> Row:
     return Row("vit_cifar, both predictors", "ours", len(found), time.perf_counter() - begin, None)
 
 
+def asked(name: str, known: int = 1000, least_s: float = 1.0) -> Ask:
+    """How long a searcher of `vit_cifar` takes to ask for a row once it knows so many. Batches are those of
+    `nas.explore`, each is told before the next, and they go on for a second."""
+    space, rng = load_space("vit_cifar"), np.random.default_rng(0)
+    X = np.unique(space.sample(known, rng, over="genes"), axis=0)
+    noise = rng.normal(0, 0.1, len(space.genes))
+
+    def losses(X: np.ndarray) -> np.ndarray:
+        cost = space.cost(X)
+        return np.stack([np.log(cost.macs), np.log(cost.params), -np.log(cost.macs) + X @ noise], axis=1)
+
+    start = searcher_named(name, known)
+    assert start is not None
+    searcher = start(space, rng)
+    searcher.tell(X, losses(X))
+    batch = min(256, BATCHES.get(name, FEW) or population_for(known))
+    rows, seconds = 0, 0.0
+    while seconds < least_s:
+        begin = time.perf_counter()
+        found = searcher.ask(batch)
+        seconds += time.perf_counter() - begin
+        rows += len(found)
+        searcher.tell(found, losses(found))
+    return Ask(name, len(X), batch, rows, 1e3 * seconds / rows)
+
+
 def compared(rows: list[Row]) -> list[str]:
     """Each peer beside ours on the same problem and at the same number of candidates."""
     lines = []
@@ -205,10 +246,25 @@ def compared(rows: list[Row]) -> list[str]:
 
 
 def machine() -> dict[str, str | int | None]:
-    names = ("numpy", "moocore", "pymoo", "optuna")
+    names = [name for name in ("numpy", "moocore", "pymoo", "optuna", "botorch", "torch") if find_spec(name)]
     facts: dict[str, str | int | None] = {"processor": platform.machine(), "cores": os.cpu_count()}
     facts |= {"system": platform.platform(), "python": platform.python_version()}
     return facts | {name: version(name) for name in names}
+
+
+def installed(name: str) -> bool:
+    """Whether the package is there that a searcher takes; says so where it is not."""
+    package = getattr(SEARCHERS[name], "package", None)
+    if package is None or find_spec(package) is not None:
+        return True
+    print(f"{name}: left out, {package} is not installed")
+    return False
+
+
+def write(path: Path, record: dict[str, object]) -> None:
+    scratch = path.with_suffix(".partial")
+    scratch.write_text(json.dumps(record, indent=1) + "\n")
+    scratch.replace(path)
 
 
 def main() -> None:
@@ -218,7 +274,15 @@ def main() -> None:
         "--optuna", type=int, default=100_000, help="candidates for Optuna, on the first instance; 0: none"
     )
     parser.add_argument("--out", type=Path, help="write rows and machine facts to this JSON file")
+    parser.add_argument("--asks", action="store_true", help="only the time of an ask of each searcher")
     options = parser.parse_args()
+    if options.asks:
+        asks = [asked(name) for name in SEARCHERS if installed(name)]
+        for ask in asks:
+            print(f"{ask.searcher}: {ask.milliseconds:.3g} ms a row, in batches of {ask.batch}, at {ask.known} rows")
+        if options.out:
+            write(options.out, {"machine": machine(), "load": os.getloadavg(), "rows": [asdict(ask) for ask in asks]})
+        return
     rows = []
     for seed in INSTANCES:
         rows += [
@@ -232,15 +296,8 @@ def main() -> None:
     print("\n".join(compared(rows)))
     print(f"{rows[-1].problem}: {rows[-1].candidates} candidates in {rows[-1].seconds:.2f} s")
     if options.out:
-        record = {
-            "machine": machine(),
-            "load": os.getloadavg(),
-            "reference": REFERENCE,
-            "rows": [asdict(row) for row in rows],
-        }
-        scratch = options.out.with_suffix(".partial")
-        scratch.write_text(json.dumps(record, indent=1) + "\n")
-        scratch.replace(options.out)
+        facts = {"machine": machine(), "load": os.getloadavg(), "reference": REFERENCE}
+        write(options.out, facts | {"rows": [asdict(row) for row in rows]})
 
 
 if __name__ == "__main__":

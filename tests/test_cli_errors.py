@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from journey import TARGET, Done, Journey, search_command
+from searchers import lacks
 
 DIGITS_TOML = Path(__file__).resolve().parents[1] / "search_spaces" / "digits.toml"
 
@@ -105,6 +106,13 @@ BUDGETS = {
     "params": ["cannot be read"],
     "": ["cannot be read"],
 }
+
+
+@pytest.mark.skipif(not lacks("ehvi"), reason="botorch is installed")
+def test_a_searcher_that_is_not_installed_is_refused_before_anything_is_read(nas_here, tmp_path):
+    done = nas_here("search", "digits", "--supernet", "nowhere", "--out", "out", "--searcher", "ehvi")
+    refused(done, "botorch", "paretovit[bo]")
+    assert contents(tmp_path) == {}
 
 
 @pytest.mark.parametrize("budget", BUDGETS)

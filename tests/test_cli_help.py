@@ -16,6 +16,7 @@ from journey import nas
 from nas import catalogue, load_space
 from nas.cli import main
 from nas.cli.app import app
+from nas.search.searchers import NAMES
 
 VERBS = {
     *("demo", "doctor", "space list", "space show", "train", "measure", "fit latency", "fit accuracy"),
@@ -182,3 +183,10 @@ def test_defaults_that_are_written_twice_are_the_same():
     assert SAMPLER == TRAINED
     assert measuring.MOST_PARTS == MOST
     assert inspect.signature(search).parameters["refine"].default == REFINED
+
+
+def test_the_help_of_search_lists_every_searcher():
+    option = next(option for option in LEAVES["search",].params if option.name == "searcher")
+    named = option.help.replace(" (takes the extra bo)", "").rstrip(".").split(", ")
+    assert set(named) == set(NAMES)
+    assert len(named) == len(NAMES)

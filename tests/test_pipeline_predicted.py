@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from searchers import marked
 
 import nas
 from nas import catalogue
@@ -217,7 +218,7 @@ class TestSearch:
         again = nas.search("digits", supernet, out=run.path, **asked)
         assert again.front["id"].tolist() == run.front["id"].tolist()
 
-    @pytest.mark.parametrize("searcher", ["regularized_evolution", "local_search", "optuna:tpe"])
+    @pytest.mark.parametrize("searcher", marked(["nsga3", "local_search", "mixnmatch", "ehvi", "optuna:tpe"]))
     def test_any_searcher_may_look_for_the_candidates(self, searcher, supernet, predictor, limit, tmp_path):
         asked = {"budgets": [f"latency_ms<={limit:.4g}@{AWAY}"], "predictors": [predictor], "searcher": searcher}
         found = nas.search("digits", supernet, out=tmp_path / "run", evaluations=EVALUATIONS, **asked)

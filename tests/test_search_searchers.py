@@ -4,15 +4,19 @@ import json
 
 import numpy as np
 import pytest
+from searchers import lacks, marked
 from test_search_bits import Bits, lotz
 
 from nas.errors import InputError
 from nas.search import (
+    EHVI,
     NSGA2,
     SEARCHERS,
+    ElasticViT,
     LocalSearch,
     RandomSearch,
     RegularizedEvolution,
+    candidates_for,
     hypervolume,
     pareto_front,
     searcher_named,
@@ -20,9 +24,11 @@ from nas.search import (
 from nas.search.searchers import restored
 from nas.space import load_space
 
-SLOW = "optuna:gp"  # half a second a row
-STARTS = {name: (kind, kind.from_state) for name, kind in SEARCHERS.items() if name != SLOW}
+SLOW = ("optuna:gp", "ehvi")  # up to half a second a row
+STARTS = {name: (kind, kind.from_state) for name, kind in SEARCHERS.items() if name not in SLOW}
+STARTS |= {"quick ehvi": (lambda space, rng: EHVI(space, rng, pool=24, most=60), EHVI.from_state)}
 STARTS |= {"large nsga2": (lambda space, rng: NSGA2(space, rng, population=400), NSGA2.from_state)}
+STARTS |= {"quick elasticvit": (lambda space, rng: ElasticViT(space, rng, start=64, parents=32), ElasticViT.from_state)}
 SPACES = {"bits": lambda: Bits((3, 8, 12)), "digits": lambda: load_space("digits")}
 
 
@@ -35,6 +41,8 @@ def losses_of(X):
 
 
 def run(searcher, generations, n=None):
+    if searcher.name == "ehvi":  # a fit an ask: as many rows in fewer asks
+        n, generations = 20, -(-generations // 5)
     n = n or (4 if searcher.name.startswith("optuna") else 40)
     rows = [searcher.ask(0)]
     for _ in range(generations):
@@ -45,7 +53,7 @@ def run(searcher, generations, n=None):
 
 
 @pytest.mark.parametrize("space_name", SPACES)
-@pytest.mark.parametrize("name", STARTS)
+@pytest.mark.parametrize("name", marked(STARTS))
 class TestEverySearcher:
     @pytest.fixture
     def space(self, space_name):
@@ -129,7 +137,7 @@ class TestEverySearcher:
             searcher.tell(X, np.array(losses), np.array(violation))
 
 
-@pytest.mark.parametrize("name", STARTS)
+@pytest.mark.parametrize("name", marked(STARTS))
 class TestSmallSpaces:
     def test_a_space_is_exhausted_exactly(self, name):
         space = Bits((2, 7))
@@ -233,17 +241,17 @@ def test_local_search_keeps_the_front_alone():
     assert sorted(map(tuple, kept)) == sorted(map(tuple, front))
 
 
-@pytest.mark.parametrize("name", ["regularized_evolution", "local_search"])
+@pytest.mark.parametrize("name", ["regularized_evolution", "local_search", "nsga3", "autoformer", "quick elasticvit"])
 def test_what_learns_beats_random_search_at_equal_evaluations(name):
     space, volumes = load_space("digits"), {}
     for kind in (name, "random"):
-        asked = run(SEARCHERS[kind](space, np.random.default_rng(1)), 100, n=10)
+        asked = run(STARTS[kind][0](space, np.random.default_rng(1)), 100, n=10)
         losses, violation = losses_of(asked)
         volumes[kind] = hypervolume(losses[violation == 0], losses.max(axis=0) + 1)
     assert volumes[name] > volumes["random"]
 
 
-@pytest.mark.parametrize("name", SEARCHERS)
+@pytest.mark.parametrize("name", marked(SEARCHERS))
 def test_a_state_says_whose_it_is(name):
     space = Bits((8,))
     searcher = searcher_named(name, 100)(space, np.random.default_rng(0))
@@ -290,3 +298,18 @@ def test_names_that_are_none_are_refused():
         searcher_named("grid", 100)
     with pytest.raises(InputError, match="state of searcher 'grid'"):
         restored(Bits((8,)), {"searcher": "grid"})
+
+
+@pytest.mark.skipif(not lacks("ehvi"), reason="botorch is installed")
+def test_a_searcher_whose_package_is_not_installed_names_the_extra():
+    with pytest.raises(
+        InputError, match=r"'ehvi' takes botorch, which is not installed; run: .*paretovit\[bo\]"
+    ) as error:
+        searcher_named("ehvi", 100)
+    assert len(str(error.value).splitlines()) == 1
+
+
+def test_what_decides_itself_sees_no_more_predictions_than_are_evaluated():
+    assert candidates_for("default", 100_000, 12) == candidates_for("nsga3", 100_000, 12) == 100_000
+    assert candidates_for("optuna:gp", 100_000, 12) == 60
+    assert candidates_for("mixnmatch", 100_000, 12) == candidates_for("ehvi", 100_000, 12) == 12

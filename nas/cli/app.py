@@ -31,6 +31,11 @@ from nas.cli.tables import app as table_app
 from nas.cli.targets import app as target_app
 from nas.cli.training import label, train
 
+_SEARCHERS = (
+    "default, nsga2, nsga3, regularized_evolution, local_search, autoformer, elasticvit, ehvi (takes the extra bo), "
+    "mixnmatch, random, optuna:tpe, optuna:gp, optuna:nsga2, optuna:nsga3."
+)
+
 app = typer.Typer(
     name="nas",
     help="Find Vision Transformers that fit your device: train a supernet, measure, search, verify, export.",
@@ -224,9 +229,7 @@ def search(
         list[Path] | None,
         typer.Option("--predictor", help="A folder of `nas fit latency`, or one that ships; without, measures."),
     ] = None,
-    searcher: Annotated[
-        str, typer.Option("--searcher", help="default, nsga2, regularized_evolution, local_search, random.")
-    ] = "default",
+    searcher: Annotated[str, typer.Option("--searcher", help=_SEARCHERS)] = "default",
     evaluations: Evaluations = 200,
     refine: Refine = 4,
     precision: AccuracyPrecision = None,

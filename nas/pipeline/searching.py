@@ -161,7 +161,7 @@ def _search_rounds(
     """Evaluate subnets until there are `evaluations`, each recorded before the next begins; and what the rounds taught
     the judge."""
     plan = plan_of(evaluations)
-    plan = replace(plan, candidates=candidates_for(searcher, plan.candidates))
+    plan = replace(plan, candidates=candidates_for(searcher, plan.candidates, plan.batch))
     asked = _Asked(run, task, Refinery(run, judge, refine, task.listener), plan.evaluations)
     outcome = search_in_rounds(
         task.space,

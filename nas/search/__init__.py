@@ -5,12 +5,16 @@ import sys
 
 from nas._callable import CallableRoom
 from nas.search.budgets import METRICS, Budget, check_reachable, parse_budget, parse_budgets, violation
+from nas.search.ehvi import EHVI
 from nas.search.exploration import Front, explore
 from nas.search.forecast import Candidates, Forecast, Predict, search_predictions
 from nas.search.local_search import LocalSearch
+from nas.search.mixnmatch import MixNMatch
 from nas.search.nsga2 import NSGA2
+from nas.search.nsga3 import NSGA3
 from nas.search.pareto import crowding, hypervolume, pareto_front, pareto_ranks
 from nas.search.protocol import Searcher, Space
+from nas.search.published import AutoFormer, ElasticViT
 from nas.search.random import RandomSearch
 from nas.search.regularized_evolution import RegularizedEvolution
 from nas.search.rounds import Outcome, Plan, Round, search_directly, search_in_rounds
@@ -29,14 +33,19 @@ from nas.search.selection import (
 
 __all__ = [
     "ASSUMED_NOISE",
+    "EHVI",
     "METRICS",
     "NSGA2",
+    "NSGA3",
     "SEARCHERS",
+    "AutoFormer",
     "Budget",
     "Candidates",
+    "ElasticViT",
     "Forecast",
     "Front",
     "LocalSearch",
+    "MixNMatch",
     "Outcome",
     "Plan",
     "Predict",

@@ -36,6 +36,11 @@ class Seen:
                 picked.append(index)
         return X[picked]
 
+    def new(self, X: Genotypes) -> Genotypes:
+        """The rows of X not seen before, without repeats; they are not seen by that."""
+        first = dict(zip(reversed(row_keys(X)), reversed(range(len(X))), strict=True))
+        return X[sorted(index for key, index in first.items() if key not in self._keys)]
+
     def to_rows(self) -> list[list[int]]:
         """All rows as lists, for JSON."""
         return [np.frombuffer(key, np.int16).tolist() for key in self._keys]

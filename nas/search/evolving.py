@@ -110,3 +110,20 @@ def constrained_ranks(losses: Floats, violation: Floats) -> Indices:
     behind = np.unique(violation[~holds], return_inverse=True)[1]
     ranks[~holds] = behind + (ranks[holds].max() + 1 if holds.any() else 0)
     return ranks
+
+
+def neighbours(losses: Floats, members: Indices, rng: np.random.Generator) -> Indices:
+    """A mate for each of the members, (n,), from the tenth of all rows on either side of it in one loss, drawn each
+    time.
+
+    Parents from far ends of the front rarely have offspring on it (neighbourhood crossover: Watanabe, Hiroyasu and
+    Miki 2002).
+    """
+    column = losses[:, rng.integers(losses.shape[1])]
+    order = np.argsort(column, kind="stable")
+    place = np.empty_like(order)
+    place[order] = np.arange(len(order))
+    reach = max(2, len(order) // 10)
+    shift = rng.integers(-reach, reach + 1, size=len(members))
+    mates: Indices = order[np.clip(place[members] + shift, 0, len(order) - 1)]
+    return mates

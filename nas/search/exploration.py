@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -16,19 +16,15 @@ from nas.search.pareto import pareto_front
 from nas.search.protocol import Floats, Genotypes, Space, as_losses
 from nas.search.rounds import Plan, search_directly, search_in_rounds
 from nas.search.searchers import searcher_named
-from nas.search.surrogate import GeneLike, fit_surrogate
+from nas.search.surrogate import fit_surrogate
 
-BATCHES = {"nsga2": None, "random": 50}
+BATCHES = {"nsga2": None, "nsga3": None, "random": 50, "mixnmatch": 50, "autoformer": 50, "elasticvit": 256}
 FEW = 10
 """Rows that a searcher without a model asks for at a time: a generation (None), or few, that it may learn from most."""
 
 
 class ArchSpace(Space, Protocol):
     """A space whose rows stand for architectures."""
-
-    @property
-    def genes(self) -> Sequence[GeneLike]:
-        """The columns of a genotype."""
 
     def decode(self, X: Genotypes) -> list[Arch]:
         """The architectures of (n, d) rows."""
@@ -60,11 +56,13 @@ def explore(
     evaluate: a list of n architectures -> losses (n, k), all finite, all to be minimised; it is called with batches,
     never twice with the same architecture, `evaluations` architectures in all (fewer only where the space has no
     more). searcher: "default" (a Gaussian process a loss, refitted between batches; NSGA-II searches what it
-    predicts), or without a model "nsga2" (for cheap evaluations by the ten thousand), "regularized_evolution",
-    "local_search", "random", or of Optuna "optuna:tpe", "optuna:gp", "optuna:nsga2", "optuna:nsga3". The same seed
-    and losses give the same front.
+    predicts), "ehvi" (for expensive evaluations, takes the extra `bo`), or without a model "nsga2" and "nsga3" (for
+    cheap ones by the ten thousand, the latter of three losses and more), "regularized_evolution", "local_search",
+    "autoformer", "elasticvit", "mixnmatch", "random", or of Optuna "optuna:tpe", "optuna:gp", "optuna:nsga2",
+    "optuna:nsga3"; docs/search.md says which for what. The same seed and losses give the same front.
 
-    Raises InputError for an unknown searcher, and for losses of another shape, NaN or infinite.
+    Raises InputError for an unknown searcher or one whose package is not installed, and for losses of another shape,
+    NaN or infinite.
 
         front = nas.explore(space, lambda archs: [[nas.cost(a).macs, my_loss(a)] for a in archs], evaluations=200)
     """

@@ -10,7 +10,7 @@ import math
 
 import numpy as np
 
-from nas.search.evolving import Evolving, best_first
+from nas.search.evolving import Evolving, best_first, neighbours
 from nas.search.protocol import Floats, Genotypes, Indices, Space
 
 
@@ -39,7 +39,7 @@ class NSGA2(Evolving):
 
     def _breed(self, n: int) -> Genotypes:
         mothers = self._tournament(n)
-        children = self._space.cross(self._X[mothers], self._X[self._neighbours(mothers)], self._rng)
+        children = self._space.cross(self._X[mothers], self._X[neighbours(self._losses, mothers, self._rng)], self._rng)
         children = np.where(self._rng.random((n, 1)) < self._options["cross_rate"], children, self._X[mothers])
         return self._mutated(children)
 
@@ -47,21 +47,6 @@ class NSGA2(Evolving):
         """The better of two random members, n times. Members stand in order of rank, then of crowding."""
         pairs: Indices = self._rng.integers(len(self._X), size=(n, 2))
         return np.minimum(pairs[:, 0], pairs[:, 1])
-
-    def _neighbours(self, members: Indices) -> Indices:
-        """A mate for each member, from the tenth of the population on either side of it in one loss, drawn each time.
-
-        Parents from far ends of the front rarely have offspring on it (neighbourhood crossover: Watanabe, Hiroyasu and
-        Miki 2002).
-        """
-        column = self._losses[:, self._rng.integers(self._losses.shape[1])]
-        order = np.argsort(column, kind="stable")
-        place = np.empty_like(order)
-        place[order] = np.arange(len(order))
-        reach = max(2, len(order) // 10)
-        shift = self._rng.integers(-reach, reach + 1, size=len(members))
-        mates: Indices = order[np.clip(place[members] + shift, 0, len(order) - 1)]
-        return mates
 
 
 def population_for(rows: int) -> int:

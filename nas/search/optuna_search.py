@@ -99,7 +99,7 @@ class OptunaSearch:
 
     @property
     def _names(self) -> list[str]:
-        return [f"{i:03d}" for i in range(len(self._space.genes))]  # type: ignore[attr-defined]
+        return [f"{i:03d}" for i in range(len(self._space.genes))]
 
     @property
     def _distributions(self) -> dict[str, optuna.distributions.BaseDistribution]:
@@ -109,7 +109,7 @@ class OptunaSearch:
             ordered = all(isinstance(choice, int | float) for choice in choices) and list(choices) == sorted(choices)
             return IntDistribution(0, len(choices) - 1) if ordered else CategoricalDistribution(range(len(choices)))
 
-        genes = self._space.genes  # type: ignore[attr-defined]
+        genes = self._space.genes
         return {name: distribution(gene.choices) for name, gene in zip(self._names, genes, strict=True)}
 
     def _proposed(self) -> Genotypes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal, Protocol, cast
 
 import numpy as np
@@ -15,8 +16,20 @@ Indices = NDArray[np.intp]
 JSON = dict[str, Any]
 
 
+class GeneLike(Protocol):
+    """A column of a genotype: its choices in order. A name and a gate are used where there are (`genes.py`)."""
+
+    @property
+    def choices(self) -> Sequence[object]:
+        """What the gene's values 0, 1, ... stand for."""
+
+
 class Space(Protocol):
     """What a search needs of a search space; `nas.space.SearchSpace` is one."""
+
+    @property
+    def genes(self) -> Sequence[GeneLike]:
+        """The columns of a row; only searchers that model rows, or treat some columns differently, ask for them."""
 
     @property
     def size(self) -> int:

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from importlib.util import find_spec
 from typing import Any
 
 from nas.errors import InputError
+from nas.search.ehvi import EHVI
 from nas.search.local_search import LocalSearch
+from nas.search.mixnmatch import MixNMatch
 from nas.search.nsga2 import NSGA2, population_for
+from nas.search.nsga3 import NSGA3
 from nas.search.optuna_search import OptunaGP, OptunaNSGA2, OptunaNSGA3, OptunaTPE
 from nas.search.protocol import JSON, MakeSearcher, Searcher, Space
+from nas.search.published import AutoFormer, ElasticViT
 from nas.search.random import RandomSearch
 from nas.search.regularized_evolution import RegularizedEvolution
 
-_OWN: tuple[Any, ...] = (NSGA2, RegularizedEvolution, LocalSearch, RandomSearch)
-_KINDS = (*_OWN, OptunaTPE, OptunaGP, OptunaNSGA2, OptunaNSGA3)
+_EVOLVING: tuple[Any, ...] = (NSGA2, NSGA3, RegularizedEvolution, LocalSearch, AutoFormer, ElasticViT)
+_KINDS = (*_EVOLVING, EHVI, MixNMatch, RandomSearch, OptunaTPE, OptunaGP, OptunaNSGA2, OptunaNSGA3)
 SEARCHERS: Mapping[str, Any] = {kind.name: kind for kind in _KINDS}
 DEFAULT = "default"  # what a loop chooses for itself
 NAMES = (DEFAULT, *SEARCHERS)
@@ -22,20 +27,24 @@ NAMES = (DEFAULT, *SEARCHERS)
 
 def searcher_named(name: str, rows: int) -> MakeSearcher | None:
     """What starts a searcher of that name for a search of so many rows; None for the default. InputError for one that
-    there is not."""
+    there is not, or whose package is not installed."""
     if name not in NAMES:
         raise InputError(f"unknown searcher {name!r}, expected one of {', '.join(NAMES)}")
     if name == DEFAULT:
         return None
     kind = SEARCHERS[name]
-    sized = {"population": population_for(rows)} if kind in (NSGA2, RegularizedEvolution) else {}
+    if hasattr(kind, "package") and find_spec(kind.package) is None:
+        how = f"run: pip install 'paretovit[{kind.extra}]'"
+        raise InputError(f"searcher {name!r} takes {kind.package}, which is not installed; {how}")
+    sized = {"population": population_for(rows)} if kind in (NSGA2, NSGA3, RegularizedEvolution) else {}
     return lambda space, rng: kind(space, rng, **sized)
 
 
-def candidates_for(name: str, most: int) -> int:
+def candidates_for(name: str, most: int, batch: int) -> int:
     """Of how many rows a searcher of that name sees the predictions in a round: `most`, or what a slow one does in half
-    a minute."""
-    return min(most, getattr(SEARCHERS.get(name), "candidates", most))
+    a minute; of the batch alone where the rows that it asks for are the ones to evaluate."""
+    kind = SEARCHERS.get(name)
+    return batch if getattr(kind, "decides", False) else min(most, getattr(kind, "candidates", most))
 
 
 def restored(space: Space, state: JSON) -> Searcher:

@@ -3,25 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
 
 import numpy as np
 
 from nas.predict.gp import fit_gp, posterior
 from nas.search.forecast import Forecast, Predict
 from nas.search.pareto import crowding, pareto_ranks
-from nas.search.protocol import Floats, Genotypes
+from nas.search.protocol import Floats, GeneLike, Genotypes
 
 MOST_ROWS = 500  # a fit of 500 rows takes about a third of a second; the cost grows with the cube
 _WIDE = 4.0  # losses above 0 that spread by more than this factor are modelled by their logarithm
-
-
-class GeneLike(Protocol):
-    """A column of a genotype: its choices in order."""
-
-    @property
-    def choices(self) -> Sequence[object]:
-        """What the gene's values 0, 1, ... stand for."""
 
 
 def gene_inputs(X: Genotypes, genes: Sequence[GeneLike]) -> Floats:
@@ -46,7 +37,7 @@ def fit_surrogate(X: Genotypes, losses: Floats, genes: Sequence[GeneLike]) -> Pr
     inputs = gene_inputs(X[rows], genes)
     models = []
     for column in losses.T:
-        values = _flattened(column)[rows]
+        values = flattened(column)[rows]
         targets = (values - values.mean()) / (float(values.std()) or 1.0)
         hyper = fit_gp(inputs, targets).hyper
         models.append(posterior(inputs, targets, np.ones(len(rows)), hyper, np.arange(len(rows))))
@@ -58,7 +49,8 @@ def fit_surrogate(X: Genotypes, losses: Floats, genes: Sequence[GeneLike]) -> Pr
     return predict
 
 
-def _flattened(loss: Floats) -> Floats:
+def flattened(loss: Floats) -> Floats:
+    """A loss (n,) as it is modelled: its logarithm where it is above 0 and wide."""
     wide = loss.min() > 0 and loss.max() > _WIDE * loss.min()
     return np.log(loss) if wide else loss
 
