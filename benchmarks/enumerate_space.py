@@ -47,13 +47,12 @@ def main() -> None:
     trained = time.perf_counter()
     data = load_data("digits", resolution=space.resolution, in_channels=space.in_channels)
     X = every(space)[: asked.rows]
-    judged = evaluate(
-        net, space.decode(X), data.search, normalise=info.normalise, batch_size=len(data.search), threads=1
-    )
+    split = data.search
+    judged = evaluate(net, space.decode(X), split, normalise=info.normalise, batch_size=len(split), threads=1)
     ended = time.perf_counter()
     meta = {
         "space": space.name, "space_digest": space.digest, "supernet": info.digest, "data": "digits",
-        "search_split": data.search.digest, "images": len(data.search), "host": host_facts(),
+        "search_split": split.digest, "images": len(split), "host": host_facts(),
         "train_s": round(trained - started), "evaluate_s": round(ended - trained), "date": time.strftime("%Y-%m-%d"),
     }  # fmt: skip
     arrays = {

@@ -8,6 +8,7 @@ worst (its nadir).
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,7 +17,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from nas.predict import LatencyPredictor, fit_accuracy
+from nas.predict import LatencyPredictor, PredictionWarning, fit_accuracy
 from nas.search import Forecast, Space, hypervolume, pareto_front
 from nas.search.protocol import Floats, Genotypes, row_keys
 from nas.search.surrogate import fit_surrogate
@@ -114,7 +115,9 @@ def _table(name: str, path: Path) -> Instance:
         return np.array([found[key] for key in row_keys(X)])
 
     def refit(X: Genotypes, seen: Floats) -> Callable[[Genotypes], Forecast]:
-        model = fit_accuracy(X, 1 - seen[:, 0], meta["images"], space=load(space))
+        with warnings.catch_warnings():  # no interval is asked for
+            warnings.simplefilter("ignore", PredictionWarning)
+            model = fit_accuracy(X, 1 - seen[:, 0], meta["images"], space=whole_of(space))
         return lambda asked: Forecast(np.stack([1 - model.mean(asked), known(asked)], axis=1))
 
     def blind(X: Genotypes, seen: Floats) -> Callable[[Genotypes], Forecast]:
@@ -123,14 +126,14 @@ def _table(name: str, path: Path) -> Instance:
     return Instance(name, space, losses, values[pareto_front(values)], refit, blind)
 
 
-def load(space: Any) -> Any:
+def whole_of(space: Any) -> Any:
     """The search space itself, of rows of it as well."""
     return space.space if isinstance(space, Rows) else space
 
 
 def _cost_of(space: Any, meta: dict[str, Any]) -> Callable[[Genotypes], Floats]:
     """What is known before any evaluation: the logarithm of latency as a predictor has it, or of MACs."""
-    whole = load(space)
+    whole = whole_of(space)
     if "latency" in meta:
         predictor = LatencyPredictor.load(HERE.parent / "predictors" / meta["latency"], whole)
         return lambda X: np.log(predictor.mean(X))
@@ -196,7 +199,7 @@ class Rows:
 
 
 class Interacting:
-    """30 genes of 3 to 5 choices; both losses depend on pairs of genes. As a space, (n, 30) rows.
+    """Genes (30) of 3 to 5 choices; both losses depend on pairs of genes. As a space, (n, 30) rows.
 
     In a hidden order each gene interacts with the two after it. A sum of terms of genes and pairs becomes an error by a
     logistic curve (accuracies saturate), another of whole numbers is a latency, of which the logarithm counts. A larger
@@ -204,16 +207,16 @@ class Interacting:
     front, since both losses grow with their sums.
     """
 
-    def __init__(self, seed: int) -> None:
-        rng = np.random.default_rng([seed, GENES])
-        self.order = rng.permutation(GENES)  # the column of each gene of the hidden order
-        self.counts = rng.integers(3, 6, GENES)
+    def __init__(self, seed: int, genes: int = GENES) -> None:
+        rng = np.random.default_rng([seed, genes])
+        self.order = rng.permutation(genes)  # the column of each gene of the hidden order
+        self.counts = rng.integers(3, 6, genes)
         self.size = int(np.prod(self.counts.astype(object)))
-        gain, power = rng.lognormal(0, 1, GENES), rng.uniform(0.3, 1.5, GENES)
-        price = rng.integers(2, 12, GENES)
+        gain, power = rng.lognormal(0, 1, genes), rng.uniform(0.3, 1.5, genes)
+        price = rng.integers(2, 12, genes)
         self.worth = [-gain[i] * (np.arange(n) / (n - 1)) ** power[i] for i, n in enumerate(self.counts)]
         self.price = [price[i] * np.arange(n) for i, n in enumerate(self.counts)]
-        self.pairs = [(i, i + step) for step in (1, 2) for i in range(GENES - step)]
+        self.pairs = [(i, i + step) for step in (1, 2) for i in range(genes - step)]
         sizes = [(self.counts[i], self.counts[j]) for i, j in self.pairs]
         scale = [0.4 * np.sqrt(gain[i] * gain[j]) for i, j in self.pairs]
         self.pair_worth = [rng.normal(0, s, size) for s, size in zip(scale, sizes, strict=True)]
@@ -223,7 +226,7 @@ class Interacting:
         sums = self.sums(self.sample(4096, rng))[0]
         self.centre, self.spread = sums.mean(), sums.std()
         choices = {int(column): tuple(range(n)) for column, n in zip(self.order, self.counts, strict=True)}
-        self.genes = [Named(f"gene{column:02d}", choices[column]) for column in range(GENES)]
+        self.genes = [Named(f"gene{column:02d}", choices[column]) for column in range(genes)]
 
     def sums(self, X: Genotypes) -> tuple[Floats, Floats]:
         """Of rows (n, 30) what they are worth (less is better), and whole-number latencies, each (n,)."""
@@ -252,7 +255,7 @@ class Interacting:
         for a, b in np.ndindex(best.shape[:2]):
             paid = self.base + self.price[0][a] + self.price[1][b] + table[0, 1][1][a, b]
             best[a, b, paid] = self.worth[0][a] + self.worth[1][b] + table[0, 1][0][a, b]
-        for i in range(2, GENES):
+        for i in range(2, len(self.counts)):
             following = np.full((self.counts[i - 1], self.counts[i], most), np.inf)
             (near, near_paid), (far, far_paid) = table[i - 1, i], table[i - 2, i]
             for a, b, c in np.ndindex(best.shape[0], best.shape[1], int(self.counts[i])):
@@ -267,11 +270,11 @@ class Interacting:
         return points[pareto_front(points)]
 
     def sample(self, n: int, rng: np.random.Generator, over: str = "archs") -> Genotypes:
-        values = (rng.random((n, GENES)) * self.counts).astype(np.int16)
+        values = (rng.random((n, len(self.counts))) * self.counts).astype(np.int16)
         return values[:, np.argsort(self.order)]
 
     def mutate(self, X: Genotypes, rng: np.random.Generator, rate: float | None = None) -> Genotypes:
-        redraw = rng.random(X.shape) < (2 / GENES if rate is None else rate)
+        redraw = rng.random(X.shape) < (2 / len(self.counts) if rate is None else rate)
         return np.where(redraw, self.sample(len(X), rng), X)
 
     def cross(self, A: Genotypes, B: Genotypes, rng: np.random.Generator) -> Genotypes:

@@ -20,15 +20,16 @@ from nas.search.optuna_search import OptunaNSGA2, OptunaTPE
 from nas.search.protocol import Floats, Genotypes, row_keys
 
 CHEAP, COSTLY, FEW = 20, 5, 3  # seeds an instance
+PACKAGES = {"nni": ("nni", "nas.integrations.nni")}  # of peers that need more than one
 IDLE = 50  # proposals of known rows for each evaluation, before a method counts as done
 
 
-class Spent(Exception):
+class SpentError(Exception):
     """All evaluations are used up."""
 
 
 class Paid:
-    """An instance's losses, each row paid for once: known rows are free, and after `most` rows it raises `Spent`."""
+    """An instance's losses, each row paid for once: known rows are free, after `most` rows it raises `SpentError`."""
 
     def __init__(self, instance: Instance, most: int) -> None:
         self._instance, self._most = instance, most
@@ -56,7 +57,7 @@ class Paid:
         self._asked += len(X)
         self.seconds += time.perf_counter() - begun
         if self._asked > IDLE * self._most or any(key not in self._known for key in keys):
-            raise Spent
+            raise SpentError
         return np.array([self._known[key] for key in keys])
 
 
@@ -78,8 +79,8 @@ class Method:
 
     def missing(self) -> str | None:
         """The package that is not installed."""
-        absent = self.needs and importlib.util.find_spec(self.needs) is None
-        return self.needs if absent else None
+        here = all(map(_found, PACKAGES.get(self.needs or "", (self.needs,) if self.needs else ())))
+        return None if here else self.needs
 
     def fits(self, instance: str) -> bool:
         """Whether it is run on an instance."""
@@ -123,11 +124,23 @@ def optuna_nsga2(space: Any, rng: np.random.Generator, evaluations: int) -> Optu
     return OptunaPeer(space, rng, kind="nsga2", population_size=population_for(evaluations))
 
 
+def botorch(kind: str) -> Search:
+    """BoTorch's, in batches of 5."""
+    return direct(plain(partial(BoTorchPeer, kind=kind)), 5)
+
+
 def nni(space: Any, rng: np.random.Generator, *_: Any) -> Any:
     """NNI's strategy through our integration of it."""
     from nas.integrations.nni.searchers import NNIRegularizedEvolution
 
     return NNIRegularizedEvolution(space, rng)
+
+
+def _found(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # of the package that it is in
+        return False
 
 
 CANDIDATES_TPE, CANDIDATES_OPTUNA, CANDIDATES_NNI = 100, 1000, 2000  # a round; they take milliseconds a row
@@ -147,12 +160,8 @@ METHODS: Mapping[str, Method] = {
     "optuna nsga2": Method(direct(optuna_nsga2), needs="optuna"),
     "optuna gp": Method(direct(plain(partial(OptunaPeer, kind="gp"))), FEW, 300, anytime=True, needs="optuna"),
     "pymoo nsga2": Method(direct(sized(PymooPeer), population_for), needs="pymoo"),
-    "botorch parego": Method(
-        direct(plain(partial(BoTorchPeer, kind="parego")), 5), FEW, 300, anytime=True, needs="botorch"
-    ),
-    "botorch qnehvi": Method(
-        direct(plain(partial(BoTorchPeer, kind="qnehvi")), 5), FEW, 300, anytime=True, needs="botorch"
-    ),
+    "botorch parego": Method(botorch("parego"), FEW, 300, anytime=True, needs="botorch"),
+    "botorch qnehvi": Method(botorch("qnehvi"), FEW, 300, anytime=True, needs="botorch"),
     "nni regularized_evolution": Method(direct(nni, 10), COSTLY, anytime=True, needs="nni"),
     "optuna tpe, our predictor": Method(ours(OptunaTPE, candidates=CANDIDATES_TPE), FEW, 500, needs="optuna"),
     "optuna nsga2, our predictor": Method(ours(OptunaNSGA2, candidates=CANDIDATES_OPTUNA), FEW, 500, needs="optuna"),

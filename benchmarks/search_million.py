@@ -19,8 +19,8 @@ EVALUATED = 200
 
 
 def timed(candidates: int = CANDIDATES) -> dict[str, Any]:
-    """Seconds (the least of a few rounds, one thread) to predict accuracy and latency of as many `vit_cifar` rows, drawn
-    beforehand, and to search as many by NSGA-II; the accuracy predictor knows 200 evaluations."""
+    """Seconds (the least of a few rounds, one thread) to predict accuracy and latency of so many rows of `vit_cifar`,
+    drawn before, and to search as many by NSGA-II; the accuracy predictor knows 200 evaluations."""
     space, rng = load_space(SHARED), np.random.default_rng(0)
     table = np.load(TABLES / f"{SHARED}.npz")
     known = rng.choice(len(table["genotypes"]), EVALUATED, replace=False)
@@ -42,8 +42,9 @@ def timed(candidates: int = CANDIDATES) -> dict[str, Any]:
         search_predictions(predict, searcher, candidates)
         searched.append(time.perf_counter() - begun)
     best = min(predicted)
-    print(f"{'met' if best < GOAL_S else 'MISSED'}: {candidates} candidates predicted in {best:.2f} s of one core, goal "
-          f"{GOAL_S:g} s; bred, predicted and ranked by NSGA-II in {min(searched):.2f} s")  # fmt: skip
+    verdict = "met" if best < GOAL_S else "MISSED"
+    print(f"{verdict}: {candidates} candidates predicted in {best:.2f} s of one core, goal {GOAL_S:g} s")
+    print(f"bred, predicted and ranked by NSGA-II: {min(searched):.2f} s")
     return {
         "candidates": candidates, "predicted_s": predicted, "searched_s": searched, "goal_s": GOAL_S,
         "date": time.strftime("%Y-%m-%d"), "host": host_facts(),

@@ -121,12 +121,14 @@ class PymooPeer(Peer):
         for _ in range(RETRIES):
             if self.waiting is None:
                 self._breed()
+            if not len(self.waiting):
+                break
             known = np.array([key in self.told for key in row_keys(self.waiting)])
             new = seen.take_new(self.waiting[~known], n)
             if len(new):
                 return new
             self._close()
-        return self.waiting[:0]
+        return self.before[:0]
 
     def tell(self, X: Genotypes, losses: Floats, violation: Floats | None = None) -> None:
         self.remember(X, losses)

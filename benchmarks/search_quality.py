@@ -13,6 +13,7 @@ out, with a line. Needs no network. Each run has one thread; wall times leave ev
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import time
@@ -20,13 +21,11 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-for _threads in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-    os.environ.setdefault(_threads, "1")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-import numpy as np
 from campaign import Row, campaign, rows_of
 from search_instances import ENUMERABLE, TABLES, TUNED_ON, names, opened
-from search_methods import METHODS, Paid, Spent
+from search_methods import METHODS, Paid, SpentError
 from search_tables import write_report
 
 COUNTS = (100, 300, 500, 2000)
@@ -111,7 +110,7 @@ def tasks(instances: list[str], methods: list[str], counts: list[int], seeds: in
 def lengths(instance: str, name: str, counts: list[int]) -> list[int]:
     """How many evaluations the runs of a method have: each count, or where it does not matter the greatest."""
     method = METHODS[name]
-    extra = [FEW_OF_ENUMERABLE] if instance == ENUMERABLE and FEW_OF_ENUMERABLE < max(counts) else []
+    extra = [FEW_OF_ENUMERABLE] if instance == ENUMERABLE and max(counts) > FEW_OF_ENUMERABLE else []
     possible = sorted({min(count, method.most) for count in [*counts, *extra]})
     return possible[-1:] if method.anytime else possible
 
@@ -122,10 +121,8 @@ def searched(tables: Path, task: Task) -> Row:
     assert instance is not None
     paid = Paid(instance, task.evaluations)
     begun = time.perf_counter()
-    try:
+    with contextlib.suppress(SpentError):
         METHODS[task.method].search(instance, paid, task.evaluations, task.seed)
-    except Spent:
-        pass
     seconds = time.perf_counter() - begun - paid.seconds
     losses = paid.losses
     at = [n for n in sorted({*CURVE, task.evaluations}) if n <= len(losses)]
