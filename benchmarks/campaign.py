@@ -60,10 +60,15 @@ def campaign(
 
 
 def rows_of(path: Path) -> list[Row]:
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    """All rows of a file; a last line without an end was being written when its process was killed, and is none."""
+    text = path.read_text() if path.exists() else ""
+    return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
 
 
 def append(path: Path, row: Row) -> None:
+    """Write a row behind the others, over a line without an end."""
+    if path.exists() and not (text := path.read_text()).endswith("\n"):
+        os.truncate(path, len(text[: text.rfind("\n") + 1].encode()))
     with path.open("a") as file:
         file.write(json.dumps(row) + "\n")
         file.flush()

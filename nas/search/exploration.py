@@ -74,7 +74,7 @@ def explore(
     paid = _of_rows(space, evaluate)
     if start is None:
         outcome = search_in_rounds(
-            space, paid, lambda X, losses: fit_surrogate(X, losses, space.genes), _plan(evaluations), seed
+            space, paid, lambda X, losses: fit_surrogate(X, losses, space.genes), plan_of(evaluations), seed
         )
     else:
         batch = BATCHES.get(searcher, FEW) or population_for(evaluations)
@@ -83,10 +83,10 @@ def explore(
     return Front(space.decode(outcome.X[front]), outcome.values[front], outcome.values, outcome.X)
 
 
-def _plan(evaluations: int) -> Plan:
-    """A fifth, at most 100, before the first model, then about 20 rounds."""
+def plan_of(evaluations: int, candidates: int = 10_000) -> Plan:
+    """A fifth, at most 100, before the first model, then about 20 rounds, each of which predicts `candidates` rows."""
     initial = min(100, max(4, evaluations // 5), evaluations)
-    return Plan(evaluations, initial, batch=max(4, -(-evaluations // 25)), candidates=10_000)
+    return Plan(evaluations, initial, batch=max(4, -(-evaluations // 25)), candidates=candidates)
 
 
 def _of_rows(space: ArchSpace, evaluate: Callable[[list[Arch]], ArrayLike]) -> Callable[[Genotypes], Floats]:

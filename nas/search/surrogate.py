@@ -56,8 +56,11 @@ def flattened(loss: Floats) -> Floats:
 
 
 def _most_useful(losses: Floats) -> np.ndarray[tuple[int], np.dtype[np.intp]]:
-    """All rows, or the best MOST_ROWS by rank and crowding."""
+    """All rows, or MOST_ROWS: half of them the best by rank and crowding, half evenly from the others, in the order of
+    evaluation. The best alone resemble each other, and a model of those sees no way out of where the search has got."""
     if len(losses) <= MOST_ROWS:
         return np.arange(len(losses))
     ranks = pareto_ranks(losses)
-    return np.lexsort((-crowding(losses, ranks), ranks))[:MOST_ROWS]
+    best = np.lexsort((-crowding(losses, ranks), ranks))[: MOST_ROWS // 2]
+    others = np.setdiff1d(np.arange(len(losses)), best)
+    return np.concatenate([best, others[np.linspace(0, len(others) - 1, MOST_ROWS - len(best)).astype(np.intp)]])

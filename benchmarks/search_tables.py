@@ -1,0 +1,148 @@
+"""What the rows of `search_quality.py` say: tables, goals met or missed, pictures."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+from campaign import Row
+from search_instances import ENUMERABLE, SHARED, TUNED_ON
+from search_methods import METHODS, OURS
+
+GROUPS = {
+    "(a) every architecture of digits_enumerable": ENUMERABLE,
+    "(b) the table of vit_cifar": SHARED,
+    "(c) ten unseen instances of 30 genes": "genes",
+    "the instance of 30 genes that was tuned on": f"genes-{TUNED_ON}",
+}
+MODEL_FREE = ("random", "optuna nsga2", "optuna tpe", "pymoo nsga2", "nni regularized_evolution")
+OWN_MODEL = ("optuna gp", "botorch parego", "botorch qnehvi")
+WITH_OURS = tuple(name for name in METHODS if name.endswith("our predictor"))
+SHORT, LONG = 500, 2000
+GOAL_A, EVALUATIONS_A = 0.995, 246
+
+Runs = dict[tuple[str, int], dict[str, list[float]]]
+"""(method, evaluations) -> by instance the shares of its runs."""
+
+
+def write_report(rows: list[Row], out: Path) -> None:
+    """Write table.md and a picture a group, and print the table."""
+    text = []
+    for title, instance in GROUPS.items():
+        mine = [row for row in rows if _group(row) == instance]
+        if mine:
+            runs = shares(mine)
+            text += [f"## {title}", "", *_table(runs, mine), "", *goals(instance, runs), ""]
+            draw(mine, title, out / f"{instance}.png")
+    (out / "table.md").write_text("\n".join(text))
+    print("\n".join(text))
+
+
+def _parts(row: Row) -> tuple[str, str, int]:
+    instance, method, evaluations, _ = row["key"].split("/")
+    return instance, method, int(evaluations)
+
+
+def _group(row: Row) -> str:
+    name = _parts(row)[0]
+    return name if name in GROUPS.values() else name.partition("-")[0]
+
+
+def shares(rows: list[Row]) -> Runs:
+    """The share of the best hypervolume after each number of evaluations."""
+    found: Runs = defaultdict(lambda: defaultdict(list))
+    for row in rows:
+        instance, method, evaluations = _parts(row)
+        for n in (100, EVALUATIONS_A, 300, SHORT, LONG) if METHODS[method].anytime else (evaluations,):
+            if n <= evaluations:
+                found[method, n][instance].append(after(row, n))
+    return found
+
+
+def after(row: Row, n: int) -> float:
+    """The share after n evaluations; at the end where the method stopped before."""
+    return float(row["share"][row["at"].index(n)] if n in row["at"] else row["last"])
+
+
+def pooled(runs: Runs, method: str, n: int) -> list[float]:
+    return [share for found in runs.get((method, n), {}).values() for share in found]
+
+
+def _table(runs: Runs, rows: list[Row]) -> list[str]:
+    counts = [n for n in (100, EVALUATIONS_A, 300, SHORT, LONG) if any((OURS, n) == key for key in runs) or n == 300]
+    seconds = defaultdict(list)
+    for row in rows:
+        _, method, evaluations = _parts(row)
+        seconds[method].append((row["seconds"], evaluations))
+    lines = ["| method | " + " | ".join(f"{n}" for n in counts) + " | runs | seconds a run (evaluations) |"]
+    lines += ["|---" * (len(counts) + 3) + "|"]
+    for method in METHODS:
+        if method not in seconds:
+            continue
+        cells = [_quartiles(pooled(runs, method, n)) for n in counts]
+        longest = max(n for _, n in seconds[method])
+        took = np.median([s for s, n in seconds[method] if n == longest])
+        number = max(len(pooled(runs, method, n)) for n in {*counts, longest})
+        lines.append(f"| {method} | " + " | ".join(cells) + f" | {number} | {took:.1f} ({longest}) |")
+    return lines
+
+
+def _quartiles(values: list[float]) -> str:
+    if not values:
+        return ""
+    low, middle, high = np.percentile(values, [25, 50, 75])
+    return f"{middle:.4f} ({low:.4f} to {high:.4f})"
+
+
+def goals(instance: str, runs: Runs) -> list[str]:
+    """Each goal with what came out; missed ones say so."""
+    if instance == ENUMERABLE:
+        found = pooled(runs, OURS, EVALUATIONS_A)
+        return [_said(f"at least {GOAL_A} after 2 % of the space", float(np.median(found)), GOAL_A)] if found else []
+    lines = []
+    for n in (100, 300, SHORT, LONG):
+        for peer in (*MODEL_FREE, *OWN_MODEL, *WITH_OURS):
+            lines += _compared(runs, f"ahead of {peer} at {n}", (OURS, n), (peer, n))
+    for peer in MODEL_FREE:
+        lines += _compared(runs, f"at {SHORT} ahead of {peer} at {LONG}", (OURS, SHORT), (peer, LONG))
+    return lines
+
+
+def _compared(runs: Runs, goal: str, mine: tuple[str, int], theirs: tuple[str, int]) -> list[str]:
+    own, other = pooled(runs, *mine), pooled(runs, *theirs)
+    if not own or not other:
+        return []
+    both = runs[mine].keys() & runs[theirs].keys()
+    won = sum(np.median(runs[mine][one]) > np.median(runs[theirs][one]) for one in both)
+    line = _said(goal, float(np.median(own)), float(np.median(other)), strictly=True)
+    return [line + (f", on {won} of {len(both)} instances" if len(both) > 1 else "")]
+
+
+def _said(goal: str, value: float, bound: float, strictly: bool = False) -> str:
+    met = value > bound if strictly else value >= bound
+    return f"- {'met' if met else 'MISSED'}: {goal}: {value:.4f} against {bound:.4f}"
+
+
+def draw(rows: list[Row], title: str, path: Path) -> None:
+    """Medians over evaluations: methods that plan for a number of them have a point for each, the others a line."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 6), layout="constrained")
+    axes = figure.add_subplot()
+    for method in METHODS:
+        mine = [row for row in rows if _parts(row)[1] == method]
+        if not mine:
+            continue
+        if METHODS[method].anytime:
+            counts = sorted({n for row in mine for n in row["at"]})
+            groups = [[after(row, n) for row in mine] for n in counts]
+        else:
+            counts = sorted({_parts(row)[2] for row in mine})
+            groups = [[row["last"] for row in mine if _parts(row)[2] == n] for n in counts]
+        bold = {"linewidth": 3, "zorder": 3} if method == OURS else {"linewidth": 1}
+        style = "--" if method in WITH_OURS else "-"
+        axes.plot(counts, [np.median(group) for group in groups], style, marker=".", label=method, **bold)
+    axes.set(xscale="log", xlabel="evaluations", ylabel="share of the best hypervolume (median)", title=title)
+    axes.legend(fontsize=7)
+    figure.savefig(path, dpi=100)
