@@ -226,9 +226,7 @@ def versions() -> dict[str, str]:
     """What decides the digits of a result."""
     from importlib.metadata import version
 
-    import nas
-
-    return {"paretovit": nas.__version__, "torch": version("torch"), "numpy": version("numpy")}
+    return {name: version(name) for name in ("paretovit", "torch", "numpy")}
 
 
 def _short(item: Any) -> str:

@@ -39,7 +39,7 @@ def sound_attention() -> contextlib.AbstractContextManager[None]:
     gradients can be NaN where the number of tokens is 64 more than a multiple of 128 (pytorch issue 196678)."""
     kinds = torch.nn.attention.SDPBackend
     chosen = [kinds.FLASH_ATTENTION, kinds.EFFICIENT_ATTENTION, kinds.MATH]
-    return torch.nn.attention.sdpa_kernel(chosen)  # type: ignore[no-untyped-call]
+    return torch.nn.attention.sdpa_kernel(chosen)
 
 
 class Batches:
