@@ -61,7 +61,7 @@ def refused(done: Done, *fragments: str, lines: int | None = 1) -> None:
         ("fit accuracy nowhere --out out", ["nowhere", "no run"]),
         ("search digits --supernet nowhere --out out", ["nowhere"]),
         ("search digits --supernet nowhere --out out --workers 2", ["give ray as well"]),
-        ("search digits --supernet nowhere --out out --ray auto", ["one machine"]),
+        ("search digits --supernet nowhere --out out --searcher grid", ["'grid'", "nsga2"]),
         ("verify nowhere", ["nowhere", "no run"]),
         ("status nowhere", ["nowhere", "no run"]),
         ("report nowhere", ["nowhere", "no run"]),
