@@ -42,8 +42,11 @@ def pytest_unconfigure() -> None:
 
 @pytest.hookimpl(tryfirst=True)  # before xdist reads the marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What shares an expensive fixture runs in one worker (`--dist loadgroup`), so that it is made once."""
+    """What shares an expensive fixture runs in one worker (`--dist loadgroup`), so that it is made once. Tests of
+    clusters are in the group of the journey, which some take: clusters of one machine find each other."""
     for item in items:
+        if item.get_closest_marker("xdist_group"):
+            continue
         fixtures = item._fixtureinfo.name2fixturedefs  # type: ignore[attr-defined]
         if "journey" in fixtures:
             item.add_marker(pytest.mark.xdist_group("journey"))
