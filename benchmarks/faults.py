@@ -11,7 +11,6 @@ search on one process, which nobody disturbs, says what the front is.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import resource
 import signal
@@ -28,6 +27,7 @@ from typing import Any
 
 import numpy as np
 import record
+from crash_safety import rows_of, whole_lines
 
 KINDS = ("worker", "memory", "raylet", "driver", "disk", "device")
 EVALUATIONS, SAMPLES = 24, 24
@@ -127,15 +127,17 @@ class Trials:
         begun = time.perf_counter()
         child = start(command, room)
         hit = kind == "disk"
-        if kind != "disk" and (hit := reached(child, lambda: lines(rows) >= wanted and bool(nodes.workers()))):
+        if kind != "disk" and (
+            hit := reached(child, lambda: whole_lines(rows).count(b"\n") >= wanted and bool(nodes.workers()))
+        ):
             self._strike(kind, child)
         _, said = child.communicate(timeout=300)
-        kept, by_itself = acknowledged(rows), child.returncode == 0
+        kept, by_itself = whole_lines(rows), child.returncode == 0
         if not by_itself:
             code, again, _ = finished(command)
             said += again
             assert code == 0, said
-        evaluated = Counter((row["arch"], row["split"]) for row in read(rows))
+        evaluated = Counter((row["arch"], row["split"]) for row in rows_of(rows))
         lost = 0 if rows.read_bytes().startswith(kept) else kept.count(b"\n")
         twice = sum(evaluated.values()) - len(evaluated)
         complete = sum(split == "search" for _, split in evaluated) == EVALUATIONS
@@ -294,20 +296,6 @@ def reached(child: subprocess.Popen[str], condition: Callable[[], bool]) -> bool
             return True
         time.sleep(0.01)
     return False
-
-
-def lines(path: Path) -> int:
-    return path.read_bytes().count(b"\n") if path.exists() else 0
-
-
-def acknowledged(path: Path) -> bytes:
-    """The whole lines."""
-    content = path.read_bytes() if path.exists() else b""
-    return content[: content.rfind(b"\n") + 1]
-
-
-def read(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 def front_of(run: Path) -> str:

@@ -20,7 +20,6 @@ from nas.search.optuna_search import OptunaNSGA2, OptunaTPE
 from nas.search.protocol import Floats, Genotypes, row_keys
 
 CHEAP, COSTLY, FEW = 20, 5, 3  # seeds an instance
-PACKAGES = {"nni": ("nni", "nas.integrations.nni")}  # of peers that need more than one
 IDLE = 50  # proposals of known rows for each evaluation, before a method counts as done
 
 
@@ -79,8 +78,7 @@ class Method:
 
     def missing(self) -> str | None:
         """The package that is not installed."""
-        here = all(map(_found, PACKAGES.get(self.needs or "", (self.needs,) if self.needs else ())))
-        return None if here else self.needs
+        return self.needs if self.needs and importlib.util.find_spec(self.needs) is None else None
 
     def fits(self, instance: str) -> bool:
         """Whether it is run on an instance."""
@@ -129,21 +127,7 @@ def botorch(kind: str) -> Search:
     return direct(plain(partial(BoTorchPeer, kind=kind)), 5)
 
 
-def nni(space: Any, rng: np.random.Generator, *_: Any) -> Any:
-    """NNI's strategy through our integration of it."""
-    from nas.integrations.nni.searchers import NNIRegularizedEvolution
-
-    return NNIRegularizedEvolution(space, rng)
-
-
-def _found(module: str) -> bool:
-    try:
-        return importlib.util.find_spec(module) is not None
-    except ModuleNotFoundError:  # of the package that it is in
-        return False
-
-
-CANDIDATES_TPE, CANDIDATES_OPTUNA, CANDIDATES_NNI = 100, 1000, 2000  # a round; they take milliseconds a row
+CANDIDATES_TPE, CANDIDATES_OPTUNA = 100, 1000  # a round; they take milliseconds a row
 INSIDE = partial(PymooPeer, population=100)
 
 METHODS: Mapping[str, Method] = {
@@ -162,11 +146,9 @@ METHODS: Mapping[str, Method] = {
     "pymoo nsga2": Method(direct(sized(PymooPeer), population_for), needs="pymoo"),
     "botorch parego": Method(botorch("parego"), FEW, 300, anytime=True, needs="botorch"),
     "botorch qnehvi": Method(botorch("qnehvi"), FEW, 300, anytime=True, needs="botorch"),
-    "nni regularized_evolution": Method(direct(nni, 10), COSTLY, anytime=True, needs="nni"),
     "optuna tpe, our predictor": Method(ours(OptunaTPE, candidates=CANDIDATES_TPE), FEW, 500, needs="optuna"),
     "optuna nsga2, our predictor": Method(ours(OptunaNSGA2, candidates=CANDIDATES_OPTUNA), FEW, 500, needs="optuna"),
     "pymoo nsga2, our predictor": Method(ours(INSIDE), COSTLY, needs="pymoo"),
-    "nni regularized_evolution, our predictor": Method(ours(nni, candidates=CANDIDATES_NNI), FEW, 500, needs="nni"),
 }
 """Model-free peers, peers with models of their own, and peers that search our predictions."""
 OURS = "ours"

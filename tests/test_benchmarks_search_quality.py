@@ -46,12 +46,6 @@ def tables(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def names(root: Path) -> list[str]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(root / "benchmarks"))
-        return list(importlib.import_module("search_methods").METHODS)
-
-
 def swept(losses: np.ndarray, reference: np.ndarray) -> float:
     """Hypervolume of two losses as a sum of strips, from the least of the first on."""
     area, lowest = 0.0, float(reference[1])
@@ -63,17 +57,23 @@ def swept(losses: np.ndarray, reference: np.ndarray) -> float:
 
 
 def cases() -> list[Any]:
-    slow = [pytest.mark.slow]
-    every = names(Path(__file__).resolve().parents[1])
-    return [pytest.param(name, marks=slow if name in SLOW else []) for name in every]
+    """Every method on every instance that it is run on."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(Path(__file__).resolve().parents[1] / "benchmarks"))
+        methods = importlib.import_module("search_methods").METHODS
+    return [
+        pytest.param(name, on, marks=[pytest.mark.slow] if name in SLOW else [])
+        for on in ("genes-0", "vit_cifar")
+        for name, method in methods.items()
+        if method.fits(on)
+    ]
 
 
-@pytest.mark.parametrize("name", cases())
-@pytest.mark.parametrize("on", ["genes-0", "vit_cifar"])
+@pytest.mark.parametrize(("name", "on"), cases())
 def test_a_method_evaluates_distinct_rows_and_no_more(bench: Any, tables: Path, name: str, on: str) -> None:
     method = bench.search_methods.METHODS[name]
-    if method.missing() or not method.fits(on):
-        pytest.skip(f"{method.missing()} is not installed, or it is not run here")
+    if missing := method.missing():
+        pytest.skip(f"{missing} is not installed: pip install 'paretovit[bo]'")
     instance = bench.search_instances.opened(on, tables)
     paid = bench.search_methods.Paid(instance, EVALUATIONS)
     with contextlib.suppress(bench.search_methods.SpentError):
@@ -86,7 +86,7 @@ def test_a_method_evaluates_distinct_rows_and_no_more(bench: Any, tables: Path, 
 
 @pytest.mark.parametrize("kind", ["parego", "qnehvi"])
 def test_botorch_picks_by_its_model(bench: Any, kind: str) -> None:
-    pytest.importorskip("botorch")
+    pytest.importorskip("botorch", reason="botorch is not installed: pip install 'paretovit[bo]'")
     instance = bench.search_instances.opened("genes-0")
     peer = bench.search_peers.BoTorchPeer(instance.space, np.random.default_rng(0), kind, start=10, pool=100)
     for n in (10, 3):

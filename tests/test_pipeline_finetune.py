@@ -86,6 +86,9 @@ def test_what_a_model_cost_adds_up(tuned, journey):
     assert cost["models"] == len(models)
     assert cost["supernet_s"] == pytest.approx(supernet["seconds"])
     assert cost["finetune_s"] == pytest.approx(sum(model["seconds"] for model in models), abs=0.1)
+    searched = sum(row["seconds"] for row in Run(run).evaluations.to_dict("records") if row["weights"] != "finetuned")
+    timed = [r["inner"] * np.sum(r["rounds_ms"]) / 1e3 for r in Run(run).measurements.to_dict("records")]
+    assert cost["search_s"] == pytest.approx(searched + sum(timed), abs=0.1)
     whole = cost["supernet_s"] + cost["search_s"] + cost["finetune_s"]
     assert cost["per_model_s"] == pytest.approx(whole / len(models), abs=0.1)
     assert cost["per_model"]["cpu_hours"] == pytest.approx(whole / len(models) / 3600, abs=1e-4)

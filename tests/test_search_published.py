@@ -41,7 +41,7 @@ def test_parents_that_autoformer_crosses_are_equally_deep():
 
 def test_autoformer_changes_whole_genes_twice_as_often_as_those_of_blocks():
     space = load_space("vit_cifar")
-    searcher = AutoFormer(space, np.random.default_rng(0), population=2, parents=1)
+    searcher = AutoFormer(space, np.random.default_rng(0), start=2, population=1)
     X = space.encode([space.largest])  # the deepest, so that all genes count
     searcher.tell(np.concatenate([X, space.encode([space.smallest])]), np.array([[0.0], [1.0]]))
     mutants = searcher._mutants(4000)
@@ -54,7 +54,7 @@ def test_autoformer_changes_whole_genes_twice_as_often_as_those_of_blocks():
 
 def test_elasticvit_changes_a_gene_to_its_smallest_choice_or_any():
     space = load_space("vit_cifar")
-    searcher = ElasticViT(space, np.random.default_rng(0), start=2, parents=1)
+    searcher = ElasticViT(space, np.random.default_rng(0), start=2, population=1)
     X = space.encode([space.largest])
     searcher.tell(np.concatenate([X, space.encode([space.smallest])]), np.array([[0.0], [1.0]]))
     mutants = searcher._mutants(6000)
@@ -68,7 +68,7 @@ def test_elasticvit_changes_a_gene_to_its_smallest_choice_or_any():
 
 def test_elasticvit_takes_all_genes_of_a_kind_from_one_parent():
     space = load_space("vit_cifar")
-    searcher = ElasticViT(space, np.random.default_rng(0), start=2, parents=2)
+    searcher = ElasticViT(space, np.random.default_rng(0), start=2, population=2)
     deep = space.encode([space.largest])
     other = np.zeros_like(deep)
     other[:, depths(space.genes)] = deep[:, depths(space.genes)]

@@ -28,7 +28,8 @@ SLOW = ("optuna:gp", "ehvi")  # up to half a second a row
 STARTS = {name: (kind, kind.from_state) for name, kind in SEARCHERS.items() if name not in SLOW}
 STARTS |= {"quick ehvi": (lambda space, rng: EHVI(space, rng, pool=24, most=60), EHVI.from_state)}
 STARTS |= {"large nsga2": (lambda space, rng: NSGA2(space, rng, population=400), NSGA2.from_state)}
-STARTS |= {"quick elasticvit": (lambda space, rng: ElasticViT(space, rng, start=64, parents=32), ElasticViT.from_state)}
+QUICK = {"start": 64, "population": 32}
+STARTS |= {"quick elasticvit": (lambda space, rng: ElasticViT(space, rng, **QUICK), ElasticViT.from_state)}
 SPACES = {"bits": lambda: Bits((3, 8, 12)), "digits": lambda: load_space("digits")}
 
 

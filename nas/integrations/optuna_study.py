@@ -6,7 +6,6 @@ and its resuming.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from nas.errors import InputError, RunError, first_line
 from nas.runs import Run
 from nas.runs.journal import plain
 from nas.runs.volume import objectives_of
+from nas.search.optuna_search import quiet
 from nas.space import SearchSpace, space_from_toml
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def write_study(
         raise RunError(f"{run.path} has no evaluations yet; repeat its search command to go on")
     space, objectives = space_from_toml(run.inputs["space"]["toml"]), objectives_of(run)
     name = name or run.path.resolve().name
-    with _quiet(), _opened(storage):
+    with quiet(), _opened(storage):
         study = _study(run, storage, name, objectives)
         known = {trial.user_attrs.get("id") for trial in study.get_trials(deepcopy=False)}
         new = rows[~rows["arch"].isin(known)]
@@ -160,18 +160,3 @@ def _opened(storage: str) -> Iterator[None]:
             f"storage {storage!r} cannot be used ({first_line(error)}); give one that Optuna opens, such as "
             "sqlite:///study.db"
         ) from None
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without Optuna's lines and its warnings that parts of it are experimental."""
-    import optuna
-
-    before = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        optuna.logging.set_verbosity(before)

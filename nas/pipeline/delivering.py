@@ -24,6 +24,7 @@ from nas.pipeline.task import Task
 from nas.predict import AccuracyPredictor
 from nas.predict.finetuned import fit_recalibration
 from nas.runs import FINETUNED, Run, RunDir, is_searched, read_json, weights_of, write_atomic, write_json
+from nas.runs.comparing import timed_seconds
 from nas.training import Evaluation, evaluate_network, recalibrate
 from nas.training import checkpoint as files
 from nas.training.alone import Alone, seconds_in
@@ -247,8 +248,8 @@ def expense_of(writer: RunDir, task: Task) -> Expense:
     if manifest is not None:
         supernet_s = add(_kind(manifest.get("device", "cpu")), manifest["seconds"] * manifest.get("processes", 1))
     evaluated = sum(float(row.get("seconds", 0)) for row in writer.evaluations() if weights_of(row) != FINETUNED)
-    timed = sum(sum(map(sum, row.get("rounds_ms", []))) / 1000 for row in writer.measurements())
-    search_s = add(_kind(Run(writer.path).inputs.get("device", "cpu")), evaluated) + add("cpu", timed)
+    run = Run(writer.path)
+    search_s = add(_kind(run.inputs.get("device", "cpu")), evaluated) + add("cpu", timed_seconds(run.measurements))
     finetune_s = 0.0
     ids = accuracies(writer, "search")
     for arch_id in ids:

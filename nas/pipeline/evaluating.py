@@ -25,8 +25,8 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Evaluator:
-    """A supernet and its data, in one process. judged_on: the target that accuracies are found on; None: torch, in
-    fp32."""
+    """A supernet and its data, in this process: the plain way to evaluate. judged_on: the target that accuracies are
+    found on; None: torch, in fp32."""
 
     net: Supernet
     data: Data
@@ -40,6 +40,10 @@ class Evaluator:
     def network(self, arch: Arch) -> Network:
         """One subnet: the network that `row` gives the accuracy of, bit for bit where that is of fp32."""
         return inherit(self.net, arch, self.data)
+
+    def rows(self, archs: Sequence[Arch], split: str) -> Iterator[Row]:
+        """See `Evaluations`: one after the other."""
+        return (self.row(arch, split) for arch in archs)
 
     def row(self, arch: Arch, split: str) -> Row:
         """Figures of one subnet on a split, as an evaluation row holds them."""
@@ -70,16 +74,6 @@ class Evaluations(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class Here:
-    """This process, one after the other."""
-
-    evaluator: Evaluator
-
-    def rows(self, archs: Sequence[Arch], split: str) -> Iterator[Row]:
-        return (self.evaluator.row(arch, split) for arch in archs)
-
-
 class OnCluster:
     """Workers on the Ray cluster at an address, each with one thread or one GPU, so that a row does not depend on who
     made it. Connects when it is entered; workers begin when the first row is asked for (None: one for each CPU, or GPU,
@@ -107,6 +101,7 @@ class OnCluster:
         self._open.close()
 
     def rows(self, archs: Sequence[Arch], split: str) -> Iterator[Row]:
+        """See `Evaluations`."""
         if not archs:
             return iter(())
         if self._pool is None:

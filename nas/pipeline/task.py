@@ -13,7 +13,7 @@ from nas.data import Data, StreamOptions, load_data
 from nas.errors import InputError, RunError
 from nas.latency import Target
 from nas.model import Network, Supernet
-from nas.pipeline.evaluating import Evaluations, Evaluator, Here, Row
+from nas.pipeline.evaluating import Evaluations, Evaluator, Row
 from nas.pipeline.listener import Listener
 from nas.space import SearchSpace, load_space
 from nas.training import SupernetInfo, load_supernet
@@ -95,4 +95,5 @@ class Task:
 
     def rows(self, archs: Sequence[Arch], split: str) -> Iterator[Row]:
         """An evaluation row of each subnet, in order, as it becomes known."""
-        return (self.elsewhere or Here(self.evaluator)).rows(archs, split)
+        where: Evaluations = self.elsewhere or self.evaluator
+        return where.rows(archs, split)

@@ -257,7 +257,7 @@ def _compared(
         alone=sum(row["runs"] == [name] for row in ours),
         accuracy_at=[_accuracy_at(points, budget) for budget in budgets],
         evaluate_seconds=_seconds(run.evaluations),
-        measure_seconds=_timed_seconds(run.measurements),
+        measure_seconds=timed_seconds(run.measurements),
         points=points,
     )
 
@@ -266,8 +266,8 @@ def _seconds(evaluations: pd.DataFrame) -> float:
     return round(float(evaluations["seconds"].sum()), 1) if "seconds" in evaluations else 0.0
 
 
-def _timed_seconds(measurements: pd.DataFrame) -> float:
-    """What the timed runs of networks took, without lowering, warming up, and their anchor."""
+def timed_seconds(measurements: pd.DataFrame) -> float:
+    """What the timed runs of networks took on their devices, without lowering, warming up, and their anchor."""
     if not {"rounds_ms", "inner"} <= set(measurements.columns):
         return 0.0
     rows = zip(measurements["rounds_ms"], measurements["inner"], strict=True)

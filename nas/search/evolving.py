@@ -16,9 +16,10 @@ _BREED_TRIES = 4  # then random rows fill up: what breeds nothing new has conver
 
 
 class Evolving(ABC):
-    """A Searcher but for what it keeps and how it breeds. rng is its own from here on; `options` go into its state:
-    `population`, of which half has to be known before breeding, and `rate`, the probability that a gene of an offspring
-    is redrawn (None: one gene a row on average)."""
+    """A Searcher but for how it breeds. rng is its own from here on; `options` go into its state: `population`, the
+    rows that it keeps, of which half has to be known before breeding; `start`, in place of that half how many random
+    rows it asks for first; and `rate`, the probability that a gene of an offspring is redrawn (None: one gene a row on
+    average)."""
 
     name: ClassVar[str]
 
@@ -79,12 +80,14 @@ class Evolving(ABC):
         return searcher
 
     def _enough(self) -> int:
-        """How many known rows breeding takes."""
+        """How many known rows breeding takes: half of the population; or one, once `start` rows were asked for."""
+        if "start" in self._options:
+            return 1 if len(self._seen) >= self._options["start"] else len(self._X) + 1
         return -(-int(self._options["population"]) // 2)
 
-    @abstractmethod
     def _kept(self, losses: Floats, violation: Floats) -> Indices:
         """Which rows stay, in the order in which they are to stand; rows come oldest first."""
+        return best_first(losses, violation)[: self._options["population"]]
 
     @abstractmethod
     def _breed(self, n: int) -> Genotypes:

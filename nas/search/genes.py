@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from nas.search.protocol import GeneLike
+import numpy as np
+
+from nas.search.protocol import GeneLike, Genotypes, Space
 
 
 def kind(gene: GeneLike) -> str:
@@ -16,6 +18,12 @@ def kind(gene: GeneLike) -> str:
 def of_a_block(gene: GeneLike) -> bool:
     """Whether a gene is one block's own, and not of a whole stage or network; one without a name is taken for that."""
     return ".blocks." in getattr(gene, "name", ".blocks.")
+
+
+def canonical(space: Space, X: Genotypes, rng: np.random.Generator) -> Genotypes:
+    """Rows of the space for rows (n, d) of any choices: random values where a gene has become active, none where it no
+    longer is."""
+    return space.cross(X, X, rng)
 
 
 def depths(genes: Sequence[GeneLike]) -> list[int]:

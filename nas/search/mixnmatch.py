@@ -8,17 +8,17 @@ from typing import Any
 
 import numpy as np
 
-from nas.search.distinct import Seen, collect, fresh
-from nas.search.genes import kind, of_a_block
-from nas.search.protocol import JSON, Floats, Genotypes, Indices, Space, as_losses, as_violation
-from nas.search.random import restored_rng
+from nas.search.distinct import collect, fresh
+from nas.search.genes import canonical, kind, of_a_block
+from nas.search.protocol import Floats, Genotypes, Indices, Space
+from nas.search.random import RandomSearch
 
 _TRIES = 4  # growing draws of bent lines; then random rows: there are few rows on lines in a small space
 _BENT = 2.0  # a bent line has each kind of gene grow with a power between 1/2 and 2 of the place on it
 
 
-class MixNMatch:
-    """A Searcher that learns nothing: it asks for rows along a line from the smallest network to the largest, spread
+class MixNMatch(RandomSearch):
+    """A Searcher that learns nothing, but asks for rows along a line from the smallest network to the largest, spread
     over cost, and goes between those that it asked for already. rng is its own from here on.
 
     MatFormer mixes the MLP widths of blocks of one network: for a cost, blocks that differ as little as they can, later
@@ -33,9 +33,7 @@ class MixNMatch:
     decides = True
 
     def __init__(self, space: Space, rng: np.random.Generator) -> None:
-        self._space = space
-        self._rng = rng
-        self._seen = Seen()
+        super().__init__(space, rng)
         self._groups = groups(space.genes)
         self._top = np.array([len(gene.choices) - 1 for gene in space.genes])
         self._falls = self._falling()
@@ -47,24 +45,6 @@ class MixNMatch:
         bent = collect(self._bent, n - len(on_line), self._seen, self._space.size, tries=_TRIES)
         left = n - len(on_line) - len(bent)
         return np.concatenate([on_line, bent, fresh(self._space, left, self._rng, self._seen)])
-
-    def tell(self, X: Genotypes, losses: Floats, violation: Floats | None = None) -> None:
-        """Rows X (n, d) need not be asked again."""
-        as_losses(losses, len(X))
-        as_violation(violation, len(X))
-        self._seen.add(X)
-
-    def state(self) -> JSON:
-        """All that `from_state` needs."""
-        return {"searcher": self.name, "rng": self._rng.bit_generator.state, "seen": self._seen.to_rows()}
-
-    @classmethod
-    def from_state(cls, space: Space, state: JSON) -> MixNMatch:
-        """A searcher that asks what the saved one would have asked next."""
-        searcher = cls(space, np.random.default_rng(0))
-        searcher._rng = restored_rng(state, cls.name)
-        searcher._seen = Seen.from_rows(state["seen"])
-        return searcher
 
     def _line(self) -> Genotypes:
         """All rows of the straight line, the smallest first."""
@@ -78,8 +58,9 @@ class MixNMatch:
     def _rows(self, shares: Floats) -> Genotypes:
         """(n, d) rows whose groups of genes stand at shares (n, groups) of their way up. A share of the way is a share
         of the steps of all blocks that there are, so which these are has to be known first."""
-        active = self._canonical(self._levels(shares, np.ones((len(shares), len(self._top)), bool))) >= 0
-        return self._canonical(self._levels(shares, active))
+        every = np.ones((len(shares), len(self._top)), bool)
+        active = canonical(self._space, self._levels(shares, every), self._rng) >= 0
+        return canonical(self._space, self._levels(shares, active), self._rng)
 
     def _levels(self, shares: Floats, active: np.ndarray[Any, np.dtype[np.bool_]]) -> Genotypes:
         X = np.zeros(active.shape, np.int16)
@@ -91,10 +72,6 @@ class MixNMatch:
             behind = there[:, ::-1].cumsum(axis=1)[:, ::-1]  # how many blocks there are from this one on
             X[:, group] = np.minimum(level[:, None] + (behind <= raised[:, None]), self._top[group])
         return np.where(self._falls, self._top - X, X).astype(np.int16)
-
-    def _canonical(self, X: Genotypes) -> Genotypes:
-        """The nearest rows of the space."""
-        return self._space.cross(X, X, self._rng)
 
     def _spread(self, rows: Genotypes, n: int) -> Genotypes:
         """n of the rows in their order, evenly spread over the logarithm of their MACs, or over their places where the
@@ -120,7 +97,7 @@ class MixNMatch:
         for column, top in enumerate(self._top):
             ends = np.repeat(self._top[None] // 2, 2, axis=0).astype(np.int16)
             ends[:, column] = 0, top
-            low, high = cost(self._canonical(ends)).macs
+            low, high = cost(canonical(self._space, ends, np.random.default_rng(0))).macs
             falls[column] = high < low
         return falls
 

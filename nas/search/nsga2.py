@@ -10,8 +10,8 @@ import math
 
 import numpy as np
 
-from nas.search.evolving import Evolving, best_first, neighbours
-from nas.search.protocol import Floats, Genotypes, Indices, Space
+from nas.search.evolving import Evolving, neighbours
+from nas.search.protocol import Genotypes, Indices, Space
 
 
 class NSGA2(Evolving):
@@ -33,9 +33,6 @@ class NSGA2(Evolving):
         rate: float | None = None,
     ) -> None:
         super().__init__(space, rng, population=population, cross_rate=cross_rate, rate=rate)
-
-    def _kept(self, losses: Floats, violation: Floats) -> Indices:
-        return best_first(losses, violation)[: self._options["population"]]
 
     def _breed(self, n: int) -> Genotypes:
         mothers = self._tournament(n)

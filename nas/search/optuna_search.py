@@ -50,7 +50,7 @@ class OptunaSearch:
         if self._study is None:
             return fresh(self._space, n, self._rng, self._seen)
         found = [self._space.sample(0, self._rng)]
-        with _quiet():
+        with quiet():
             found += [self._proposed() for _ in range(n) if len(self._seen) < self._space.size]
         return np.concatenate(found)
 
@@ -62,7 +62,7 @@ class OptunaSearch:
             return
         self._history.append({"tell": [X.tolist(), losses.tolist(), violation.tolist()]})
         self._seen.add(X)
-        with _quiet():
+        with quiet():
             study = self._study = self._study or self._new_study(losses.shape[1])
             for row, key, values, broken in zip(X, row_keys(X), losses.tolist(), violation.tolist(), strict=True):
                 self._known[key] = values, broken
@@ -186,8 +186,8 @@ class OptunaNSGA3(OptunaSearch):
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Without a line for each trial, and without warnings that parts of Optuna are experimental."""
+def quiet() -> Iterator[None]:
+    """Without Optuna's line for each trial, and its warnings that parts of it are experimental."""
     import optuna
 
     before = optuna.logging.get_verbosity()

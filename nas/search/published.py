@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nas.search.evolving import Evolving, best_first
-from nas.search.genes import depths, kind, of_a_block
-from nas.search.protocol import Floats, Genotypes, Indices, Space
+from nas.search.evolving import Evolving
+from nas.search.genes import canonical, depths, kind, of_a_block
+from nas.search.protocol import Genotypes, Space
 
 
 class AutoFormer(Evolving):
@@ -33,18 +33,12 @@ class AutoFormer(Evolving):
         self,
         space: Space,
         rng: np.random.Generator,
-        population: int = 50,
-        parents: int = 10,
+        start: int = 50,
+        population: int = 10,
         rate: float = 0.2,
         whole_rate: float = 0.4,
     ) -> None:
-        super().__init__(space, rng, population=population, parents=parents, rate=rate, whole_rate=whole_rate)
-
-    def _enough(self) -> int:
-        return _after(self._options["population"], len(self._seen), len(self._X))
-
-    def _kept(self, losses: Floats, violation: Floats) -> Indices:
-        return best_first(losses, violation)[: self._options["parents"]]
+        super().__init__(space, rng, start=start, population=population, rate=rate, whole_rate=whole_rate)
 
     def _breed(self, n: int) -> Genotypes:
         return np.concatenate([self._mutants(n - n // 2), self._crosses(n // 2)])
@@ -53,7 +47,7 @@ class AutoFormer(Evolving):
         X = self._X[self._rng.integers(len(self._X), size=n)]
         rates = [self._options["rate" if of_a_block(gene) else "whole_rate"] for gene in self._space.genes]
         drawn = self._space.sample(n, self._rng, over="genes")
-        return _canonical(self._space, np.where(self._rng.random(X.shape) < rates, drawn, X), self._rng)
+        return canonical(self._space, np.where(self._rng.random(X.shape) < rates, drawn, X), self._rng)
 
     def _crosses(self, n: int) -> Genotypes:
         depth = self._X[:, depths(self._space.genes)]
@@ -80,19 +74,13 @@ class ElasticViT(Evolving):
         space: Space,
         rng: np.random.Generator,
         start: int = 512,
-        parents: int = 256,
+        population: int = 256,
         rate: float = 0.2,
         depth_rate: float = 0.4,
         redraw: float = 0.45,
     ) -> None:
-        options: dict[str, Any] = {"start": start, "parents": parents}
+        options: dict[str, Any] = {"start": start, "population": population}
         super().__init__(space, rng, **options, rate=rate, depth_rate=depth_rate, redraw=redraw)
-
-    def _enough(self) -> int:
-        return _after(self._options["start"], len(self._seen), len(self._X))
-
-    def _kept(self, losses: Floats, violation: Floats) -> Indices:
-        return best_first(losses, violation)[: self._options["parents"]]
 
     def _breed(self, n: int) -> Genotypes:
         return np.concatenate([self._mutants(n - n // 2), self._crosses(n // 2)])
@@ -103,20 +91,10 @@ class ElasticViT(Evolving):
         changes[:, depths(self._space.genes)] = self._rng.random((n, 1)) < self._options["depth_rate"]
         drawn = self._space.sample(n, self._rng, over="genes")
         small = self._rng.random(X.shape) >= self._options["redraw"]
-        return _canonical(self._space, np.where(changes, np.where(small, np.int16(0), drawn), X), self._rng)
+        return canonical(self._space, np.where(changes, np.where(small, np.int16(0), drawn), X), self._rng)
 
     def _crosses(self, n: int) -> Genotypes:
         mothers, mates = self._rng.integers(len(self._X), size=(2, n))
         kinds = np.unique([kind(gene) for gene in self._space.genes], return_inverse=True)[1]
         first: NDArray[np.bool_] = (self._rng.random((n, kinds.max() + 1)) < 0.5)[:, kinds]
-        return _canonical(self._space, np.where(first, self._X[mothers], self._X[mates]), self._rng)
-
-
-def _after(start: int, seen: int, known: int) -> int:
-    """How many known rows breeding takes: one, once `start` random ones were asked for, since few are kept."""
-    return 1 if seen >= start else known + 1
-
-
-def _canonical(space: Space, X: Genotypes, rng: np.random.Generator) -> Genotypes:
-    """Rows of the space: random values where a gene has become active, none where it no longer is."""
-    return space.cross(X, X, rng)
+        return canonical(self._space, np.where(first, self._X[mothers], self._X[mates]), self._rng)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Self
+
 import numpy as np
 
 from nas.errors import InputError
@@ -34,7 +36,7 @@ class RandomSearch:
         return {"searcher": self.name, "rng": self._rng.bit_generator.state, "seen": self._seen.to_rows()}
 
     @classmethod
-    def from_state(cls, space: Space, state: JSON) -> RandomSearch:
+    def from_state(cls, space: Space, state: JSON) -> Self:
         """A searcher that asks what the saved one would have asked next."""
         searcher = cls(space, restored_rng(state, cls.name))
         searcher._seen = Seen.from_rows(state["seen"])
