@@ -39,6 +39,34 @@ class Terms:
     losses: int = 3
 
 
+class _Batch:
+    """Items on their way: which wait, what is known of those that are done, and how many workers each has cost. With
+    two calls in a worker that is lost, nobody knows which of them it was, nor whether the first was done: both are
+    suspects then, and are worked on alone."""
+
+    def __init__(self, items: Sequence[Any]) -> None:
+        self.items = items
+        self.waiting = deque(range(len(items)))
+        self.known: dict[int, Any] = {}
+        self.losses = [0] * len(items)
+        self.suspects: set[int] = set()
+
+    def next_for(self, calls: Sequence[int], ahead: int) -> int | None:
+        """The next item for a worker that has these; None where it has enough, or nothing below `ahead` waits."""
+        if not self.waiting or self.waiting[0] >= ahead or len(calls) >= QUEUED:
+            return None
+        if calls and not self.suspects.isdisjoint([*calls, self.waiting[0]]):
+            return None
+        return self.waiting.popleft()
+
+    def give_back(self, calls: Sequence[int]) -> None:
+        """What a lost worker had."""
+        self.waiting.extendleft(reversed(calls))
+        self.suspects.update(calls)
+        if len(calls) == 1:
+            self.losses[calls[0]] += 1
+
+
 @dataclass(eq=False)
 class _Worker:
     """One actor: what it has been given, first to last, and when it last got or gave something."""
@@ -88,15 +116,13 @@ class Pool:
 
     def done(self, items: Sequence[Any]) -> Iterator[Any]:
         """The results of items, in their order, as they become known."""
-        waiting, losses = deque(range(len(items))), [0] * len(items)
-        known: dict[int, Any] = {}
-        told = 0
+        batch, told = _Batch(items), 0
         try:
             while told < len(items):
-                self._give(waiting, items, told + _AHEAD * QUEUED * len(self._workers))
-                self._hear(known, waiting, losses, items)
-                while told in known:
-                    yield known.pop(told)
+                self._give(batch, told + _AHEAD * QUEUED * len(self._workers))
+                self._hear(batch)
+                while told in batch.known:
+                    yield batch.known.pop(told)
                     told += 1
         finally:
             for worker in self._workers:
@@ -111,15 +137,14 @@ class Pool:
         actor: Any = self._ray.remote(_Actor).options(**options).remote(self._make, list(self._shared.items()))
         return _Worker(actor, actor.greet.remote())
 
-    def _give(self, waiting: deque[int], items: Sequence[Any], ahead: int) -> None:
+    def _give(self, batch: _Batch, ahead: int) -> None:
         for worker in self._workers:
-            while worker.ready and waiting and len(worker.calls) < QUEUED and waiting[0] < ahead:
+            while worker.ready and (index := batch.next_for(list(worker.calls.values()), ahead)) is not None:
                 if not worker.calls:
                     worker.heard = time.monotonic()
-                index = waiting.popleft()
-                worker.calls[worker.actor.work.remote(items[index])] = index
+                worker.calls[worker.actor.work.remote(batch.items[index])] = index
 
-    def _hear(self, known: dict[int, Any], waiting: deque[int], losses: list[int], items: Sequence[Any]) -> None:
+    def _hear(self, batch: _Batch) -> None:
         """Waits for the next result, or half a second, and for leases that ran out."""
         owner = {
             ref: worker for worker in self._workers for ref in (worker.calls if worker.ready else [worker.greeting])
@@ -138,7 +163,7 @@ class Pool:
                 if isinstance(cause, NasError):
                     raise cause from None
                 reason = first_line(error) if cause is None else f"{type(cause).__name__}: {first_line(cause)}"
-                self._lose(worker, waiting, losses, items, reason)
+                self._lose(worker, batch, reason)
                 continue
             if not worker.ready:
                 worker.ready, worker.heard = True, time.monotonic()
@@ -146,11 +171,11 @@ class Pool:
                 continue
             now = time.monotonic()
             self._longest_s, worker.heard = max(self._longest_s, now - worker.heard), now
-            known[worker.calls.pop(ref)] = found
+            batch.known[worker.calls.pop(ref)] = found
         lease_s = max(self._terms.lease_s, self._terms.longest * self._longest_s)
         for worker in list(self._workers):
             if worker.calls and time.monotonic() - worker.heard > lease_s:
-                self._lose(worker, waiting, losses, items, f"nothing came back for {lease_s:.0f} s")
+                self._lose(worker, batch, f"nothing came back for {lease_s:.0f} s")
         self._check_started()
 
     def _compare(self, there: Mapping[str, str]) -> None:
@@ -167,22 +192,21 @@ class Pool:
                     f"a node has {name} {there.get(name)}, this process {self._versions[name]}: digits may differ"
                 )
 
-    def _lose(self, worker: _Worker, waiting: deque[int], losses: list[int], items: Sequence[Any], reason: str) -> None:
+    def _lose(self, worker: _Worker, batch: _Batch, reason: str) -> None:
         """Gives what a worker had back, and puts another in its place."""
         self._lost += 1
-        indices = list(worker.calls.values())
-        waiting.extendleft(reversed(indices))
+        calls = list(worker.calls.values())
+        batch.give_back(calls)
         self._end(worker)
-        if indices:
-            losses[indices[0]] += 1
-            if losses[indices[0]] >= self._terms.losses:
+        if calls:
+            if (cost := batch.losses[calls[0]]) >= self._terms.losses:
                 raise SearchError(
-                    f"{_short(items[indices[0]])} cost {losses[indices[0]]} workers (the last: {reason[:150]}); "
+                    f"{_short(batch.items[calls[0]])} cost {cost} workers (the last: {reason[:150]}); "
                     "give workers more memory, or mend what ends them, and repeat the command"
                 )
         elif not worker.ready and self._lost >= self._terms.losses * self._terms.workers:
             raise SearchError(f"workers do not start: {reason[:200]}")
-        self._say(f"a worker was lost ({reason[:120]}); {len(indices)} of its calls go to another")
+        self._say(f"a worker was lost ({reason[:120]}); {len(calls)} of its calls go to another")
         self._begun = time.monotonic()
         self._workers[self._workers.index(worker)] = self._started()
 
