@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy import stats
 
+from nas.pipeline.beginning import first_rows
 from nas.pipeline.calibrating import Calibrated, target_keys
 from nas.pipeline.judging import Beliefs, Judge, believe, choose, exact_values, posterior_latency, worth_measuring
 from nas.pipeline.measuring import spread
-from nas.pipeline.searching import _initial, plan_of
+from nas.pipeline.searching import plan_of
 from nas.predict import LatencyPredictor, fit_accuracy, fit_latency
 from nas.search import parse_budget
 from nas.space import Genotypes, SearchSpace
@@ -60,7 +61,7 @@ def accuracy(some) -> np.ndarray:
 
 def judge_of(space: SearchSpace, predictor: LatencyPredictor, *budgets: str, noise: float = 0.03) -> Judge:
     known = {KEY: Calibrated(KEY, TARGET, "latency_ms", predictor, noise)}
-    return Judge(space, tuple(parse_budget(text) for text in budgets), (KEY,), known)
+    return Judge(space, tuple(parse_budget(text) for text in budgets), ("accuracy", KEY), known)
 
 
 def dominated(points: np.ndarray) -> np.ndarray:
@@ -211,7 +212,7 @@ class TestChoosing:
     @given(accuracy=BELIEVED, place=st.integers(0, 23))
     def test_without_latency_budgets_macs_are_traded(self, accuracy, place, some, digits):
         macs = digits.cost(some).macs
-        judge = Judge(digits, (parse_budget(f"macs<={int(macs[place])}"),), ("macs",), {})
+        judge = Judge(digits, (parse_budget(f"macs<={int(macs[place])}"),), ("accuracy", "macs"), {})
         found = choose(judge, some, Beliefs(accuracy, accuracy, np.full(24, 0.02)), {}, ALPHA)
         assert found.accepted.tolist() == np.flatnonzero(macs <= macs[place]).tolist()
         points = np.stack([1 - accuracy, macs.astype(float)], axis=1)[found.accepted]
@@ -260,7 +261,7 @@ def test_plans_pay_for_what_was_asked_in_a_handful_of_rounds(evaluations):
 def test_a_search_begins_with_the_corners_and_rows_that_seem_to_hold(n, predictor, digits):
     limit = float(np.median(pretend_ms(digits, spread(digits, 200, np.random.default_rng(0)))))
     judge = judge_of(digits, predictor, f"latency_ms<={limit!r}@{TARGET}")
-    X = _initial(judge, n, 3)
+    X = first_rows([judge], n, 3)
     digits.check(X)
     assert len(X) == len(np.unique(X, axis=0)) == n
     assert np.array_equal(X[:2], digits.encode([digits.smallest, digits.largest]))
@@ -269,14 +270,14 @@ def test_a_search_begins_with_the_corners_and_rows_that_seem_to_hold(n, predicto
     assert (np.diff(macs) >= 0).all()
     if n > 8:
         assert macs.max() / macs.min() > 4
-    assert np.array_equal(X, _initial(judge, n, 3))
-    assert n == 2 or not np.array_equal(X, _initial(judge, n, 4))
+    assert np.array_equal(X, first_rows([judge], n, 3))
+    assert n == 2 or not np.array_equal(X, first_rows([judge], n, 4))
 
 
 def test_where_hardly_anything_holds_a_search_begins_with_what_breaks_least(predictor, digits):
     least = float(predictor.predict([digits.smallest]).mean[0])
     judge = judge_of(digits, predictor, f"latency_ms<={1.01 * least!r}@{TARGET}")
-    X = _initial(judge, 8, 3)
+    X = first_rows([judge], 8, 3)
     assert len(X) == 8
     pool = predictor.predict(spread(digits, 400, np.random.default_rng([3, 202]))).mean
     assert predictor.predict(X[2:]).mean.max() <= np.sort(pool)[12]

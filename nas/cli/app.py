@@ -17,7 +17,9 @@ from nas.cli.options import (
     Budgets,
     Classes,
     Evaluations,
+    FrontPerTarget,
     Json,
+    Objectives,
     Out,
     Refine,
     RunPath,
@@ -215,6 +217,8 @@ def search(
     supernet: Annotated[Path, typer.Option("--supernet", help="A folder of `nas train`.")],
     out: Out,
     budget: Budgets = None,
+    objective: Objectives = None,
+    front_per_target: FrontPerTarget = False,
     predictor: Annotated[
         list[Path] | None,
         typer.Option("--predictor", help="A folder of `nas fit latency`, or one that ships; without, measures."),
@@ -241,11 +245,12 @@ def search(
     started = time.perf_counter()
     with Console() as console:
         run = run_search(
-            space, supernet, budgets=budget or [], out=out, predictors=predictor or [], searcher=searcher,
-            evaluations=evaluations, refine=refine, precision=precision, seed=seed, ray=ray, workers=workers,
-            device=device, listener=console,
+            space, supernet, budgets=budget or [], objectives=objective or [], front_per_target=front_per_target,
+            out=out, predictors=predictor or [], searcher=searcher, evaluations=evaluations, refine=refine,
+            precision=precision, seed=seed, ray=ray, workers=workers, device=device, listener=console,
         )  # fmt: skip
-    onward = "verify" if any(budget.target for budget in run.measured_budgets) else "report"
+    measured = {target for front in run.fronts for target in front.targets} - set(run.predicted_only)
+    onward = "verify" if measured else "report"
     text = f"{front_table(run)}\n\nnext: nas {onward} {run.path}"
     emit(as_json, search_json(run, time.perf_counter() - started), text)
 
@@ -270,11 +275,14 @@ def verify(run: RunPath, as_json: Json = False) -> None:
         "interval": [rate.low, rate.high],
         "covered": {target: {"within": within, "rows": rows} for target, (within, rows) in made.covered.items()},
     }
+    if made.rates:
+        result["fronts"] = {name: one._asdict() for name, one in made.rates.items()}
     inside = [
         f"{within} of {rows} verified latencies on {target} lie within their predicted interval"
         for target, (within, rows) in made.covered.items()
     ]
-    emit(as_json, result, "\n".join([rate_text(rate), *inside]))
+    each = [f"{name}: {rate_text(one)}" for name, one in made.rates.items() if len(made.rates) > 1]
+    emit(as_json, result, "\n".join([rate_text(rate), *each, *inside]))
 
 
 @app.command(epilog=example("nas status results/runs/demo"))
@@ -283,7 +291,7 @@ def status(run: RunPath, as_json: Json = False) -> None:
     from nas.runs import load_run
 
     found = load_run(run).status()
-    lines = [f"{name}: {value}" for name, value in found.items() if value not in ([], None)]
+    lines = [f"{name}: {value}" for name, value in found.items() if value not in ([], {}, None)]
     emit(as_json, found, "\n".join(lines))
 
 
@@ -309,6 +317,7 @@ def pareto(
         list[str] | None, typer.Option("--where", help="A condition such as 'params<=1M'; repeatable.")
     ] = None,
     best: Annotated[str | None, typer.Option("--best", help="One row: accuracy, params, macs, ..., or knee.")] = None,
+    target: Annotated[str | None, typer.Option("--target", help="Of a fleet, the front of this target.")] = None,
     as_json: Json = False,
 ) -> None:
     """Rows of the front of a run."""
@@ -316,7 +325,7 @@ def pareto(
     from nas.runs import front as fronts
 
     loaded = load_run(run)
-    chosen = fronts.where(loaded.front, where or [])
+    chosen = fronts.where(loaded.front if target is None else loaded.front_on(target), where or [])
     if best is not None:
         chosen = fronts.best(chosen, best)
     emit(as_json, {"front": fronts.to_rows(chosen)}, rows_table(fronts.to_rows(chosen)))
