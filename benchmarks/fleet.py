@@ -153,9 +153,7 @@ def report(task: Task, aims: Sequence[Aim], runs: Mapping[str, Any], asked: argp
         once = [shares(runs[f"fleet seed {s}"], judge, scale) for s in seeds]
         twice = [shares(runs[f"fleet x2 seed {s}"], judge, scale) for s in seeds]
         table.append({"target": aim.name, "alone": alone, "fleet": once, "fleet_x2": twice})
-        print(
-            f"{aim.name:36s} alone {np.mean(alone):.4f}  fleet {np.mean(once):.4f}  fleet x2 {np.mean(twice):.4f}"
-        )
+        print(f"{aim.name:36s} alone {np.mean(alone):.4f}  fleet {np.mean(once):.4f}  fleet x2 {np.mean(twice):.4f}")
     cost = {
         "four_searches": _cost([runs[f"{aim.name} seed {s}"] for aim in aims for s in seeds], asked.seeds),
         "fleet": _cost([runs[f"fleet seed {s}"] for s in seeds], asked.seeds),

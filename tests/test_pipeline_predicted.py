@@ -87,6 +87,23 @@ def test_what_has_no_interval_is_refused_with_the_way_to_one(away):
         assert part in text
 
 
+def test_what_has_no_interval_may_be_traded_but_tells_no_chance():
+    space = load_space("elasticvit")
+    given = load_predictors(["pixel6_tflite_fp32"], space)
+    said = Said()
+    check_promises(space, keys_of(PIXEL), [], (PIXEL,), given, said)
+    assert said.lines == [
+        f"latencies on {PIXEL} are predicted, not measured, and without an interval: it orders networks and promises "
+        "nothing"
+    ]
+    for predicted in ((PIXEL,), ()):  # measured or not
+        with pytest.raises(InputError, match=r"asks for a chance, and the predictor of .* gives no interval") as caught:
+            check_promises(
+                space, keys_of(PIXEL), [parse_budget(f"P(latency_ms<=5@{PIXEL})>=0.9")], predicted, given, SILENT
+            )
+        assert "\n" not in str(caught.value)
+
+
 def test_a_predictor_that_knows_no_such_network_is_refused(away, digits):
     space = load_space("vit_cifar")
     with pytest.raises(InputError, match="knows no network like those of vit_cifar"):

@@ -137,17 +137,15 @@ def parse_budgets(texts: Iterable[str]) -> tuple[Budget, ...]:
 
 
 def tightest(budgets: Sequence[Budget]) -> tuple[tuple[Budget, ...], list[str]]:
-    """The budgets that count, and a line for each that another of the same key makes idle."""
-    kept: list[Budget] = []
-    notes = []
-    for place, budget in enumerate(budgets):
-        others = [*kept, *budgets[place + 1 :]]
-        tighter = next((other for other in others if _covers(other, budget)), None)
-        if tighter is None:
-            kept.append(budget)
-        elif tighter != budget:
-            notes.append(f"budget {budget} asks nothing beyond {tighter}, which counts")
-    return tuple(kept), notes
+    """The budgets that count, each once, and a line for each that another of the same key makes idle."""
+    distinct = tuple(dict.fromkeys(budgets))
+    idle = {}
+    for budget in distinct:
+        tighter = [other for other in distinct if other != budget and _covers(other, budget)]
+        if tighter:
+            last = next(other for other in tighter if not any(_covers(b, other) for b in tighter if b != other))
+            idle[budget] = f"budget {budget} asks nothing beyond {last}, which counts"
+    return tuple(budget for budget in distinct if budget not in idle), list(idle.values())
 
 
 def _covers(tighter: Budget, budget: Budget) -> bool:
