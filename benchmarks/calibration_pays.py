@@ -164,7 +164,7 @@ class Bench:
         key = f"latency_ms@{self.case.target}"
         budget = parse_budget(f"latency_ms<={limit!r}@{self.case.target}")
         calibrated = Calibrated(key, self.case.target, "latency_ms", predictor, ASSUMED_NOISE)
-        judge = Judge(self.space, (budget,), (key,), {key: calibrated})
+        judge = Judge(self.space, (budget,), ("accuracy", key), {key: calibrated})
 
         def model(X: Any, values: Any) -> Callable[[Any], Any]:
             accuracy = fit_accuracy(X, values[:, 0], IMAGES, space=self.space, level=LEVEL)

@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy import stats
 
+from nas.pipeline.beginning import first_rows
 from nas.pipeline.calibrating import Calibrated, target_keys
 from nas.pipeline.judging import Beliefs, Judge, believe, choose, exact_values, posterior_latency, worth_measuring
 from nas.pipeline.measuring import spread
-from nas.pipeline.searching import _initial, plan_of
+from nas.pipeline.searching import plan_of
 from nas.predict import LatencyPredictor, fit_accuracy, fit_latency
 from nas.search import parse_budget
 from nas.space import Genotypes, SearchSpace
@@ -60,7 +61,7 @@ def accuracy(some) -> np.ndarray:
 
 def judge_of(space: SearchSpace, predictor: LatencyPredictor, *budgets: str, noise: float = 0.03) -> Judge:
     known = {KEY: Calibrated(KEY, TARGET, "latency_ms", predictor, noise)}
-    return Judge(space, tuple(parse_budget(text) for text in budgets), (KEY,), known)
+    return Judge(space, tuple(parse_budget(text) for text in budgets), ("accuracy", KEY), known)
 
 
 def dominated(points: np.ndarray) -> np.ndarray:
@@ -211,11 +212,89 @@ class TestChoosing:
     @given(accuracy=BELIEVED, place=st.integers(0, 23))
     def test_without_latency_budgets_macs_are_traded(self, accuracy, place, some, digits):
         macs = digits.cost(some).macs
-        judge = Judge(digits, (parse_budget(f"macs<={int(macs[place])}"),), ("macs",), {})
+        judge = Judge(digits, (parse_budget(f"macs<={int(macs[place])}"),), ("accuracy", "macs"), {})
         found = choose(judge, some, Beliefs(accuracy, accuracy, np.full(24, 0.02)), {}, ALPHA)
         assert found.accepted.tolist() == np.flatnonzero(macs <= macs[place]).tolist()
         points = np.stack([1 - accuracy, macs.astype(float)], axis=1)[found.accepted]
         assert found.front.tolist() == found.accepted[~dominated(points)].tolist()
+
+
+class TestStatedChances:
+    """`P(latency_ms<=L)>=p`: each row on its own bound, with nothing corrected for how many rows there are."""
+
+    @settings(max_examples=30)
+    @given(
+        chance=st.floats(0.5, 0.999),
+        share=st.floats(0.05, 0.95),
+        factors=hnp.arrays(float, 24, elements=st.floats(0.9, 1.1)),
+    )
+    def test_rows_are_accepted_one_by_one(self, chance, share, factors, predictor, some, digits):
+        guess = predictor.predict(some, level=0.9)
+        limit = float(np.quantile(guess.mean, share))
+        judge = judge_of(digits, predictor, f"P(latency_ms<={limit!r}@{TARGET})>={chance!r}")
+        measured = guess.mean * factors
+        found = choose(judge, some, Beliefs(*np.full((2, 24), 0.5), np.full(24, 0.02)), {KEY: measured}, ALPHA)
+        latency = posterior_latency(judge.latency[KEY], some, measured)
+        scale = np.log(latency.high / latency.mean) / stats.t(20).ppf(0.95)
+        sure = stats.t(20).cdf((math.log(limit) - np.log(latency.mean)) / scale)
+        if np.abs(sure - chance).min() > 1e-9:
+            assert found.accepted.tolist() == np.flatnonzero(sure >= chance).tolist()
+
+    @settings(max_examples=20)
+    @given(low=st.floats(0.5, 0.99), more=st.floats(0, 0.009), share=st.floats(0.05, 0.95))
+    def test_more_certainty_is_never_held_by_more_rows(self, low, more, share, predictor, some, digits):
+        limit = float(np.quantile(predictor.mean(some), share))
+        accuracy = np.full(24, 0.5)
+        broken = [
+            judge_of(digits, predictor, f"P(latency_ms<={limit!r}@{TARGET})>={chance!r}").forecast(some, accuracy)
+            for chance in (low, low + more)
+        ]
+        assert (broken[0].violation <= broken[1].violation).all()
+        plain = judge_of(digits, predictor, f"latency_ms<={limit!r}@{TARGET}").forecast(some, accuracy)
+        assert (plain.violation <= broken[0].violation + 1e-9).all()  # a chance of one half is the median itself
+
+    def test_the_search_holds_the_bound_that_selection_asks_for(self, predictor, some, digits):
+        """The violation is 0 for just those rows whose chance, as the predictor alone has it, is great enough."""
+        guess = predictor.predict(some, level=0.9)
+        limit = float(np.median(guess.mean))
+        judge = judge_of(digits, predictor, f"P(latency_ms<={limit!r}@{TARGET})>=0.97")
+        scale = np.log(guess.high / guess.mean) / stats.t(20).ppf(0.95)
+        with np.errstate(divide="ignore"):
+            sure = stats.t(20).cdf((math.log(limit) - np.log(guess.mean)) / scale)
+        assert ((judge.forecast(some, np.full(24, 0.5)).violation <= 0) == (sure >= 0.97)).all()
+
+    @pytest.mark.filterwarnings("ignore::nas.predict.PredictionWarning")
+    def test_outside_of_what_was_fitted_no_chance_is_great_enough(self, digits, some):
+        near = some[np.argsort(digits.cost(some).macs)][:10]
+        small = fit_latency(near, pretend_ms(digits, near), space=digits, rng=np.random.default_rng(0))
+        judge = judge_of(digits, small, f"P(latency_ms<=1000@{TARGET})>=0.5001")
+        largest = digits.encode([digits.largest])
+        violation = judge.forecast(largest, np.ones(1)).violation
+        assert np.isfinite(violation).all()
+        assert violation[0] > 0
+
+    def test_of_accuracy(self, predictor, some, digits):
+        judge = judge_of(digits, predictor, "P(accuracy>=0.8)>=0.9")
+        accuracy = np.linspace(0.7, 0.9, 24)
+        found = choose(judge, some, Beliefs(accuracy, accuracy, np.full(24, 0.02)), {KEY: predictor.mean(some)}, ALPHA)
+        assert found.accepted.tolist() == np.flatnonzero(accuracy >= 0.8 + 0.02 * stats.norm.ppf(0.9)).tolist()
+
+
+class TestObjectives:
+    @settings(max_examples=20)
+    @given(keys=st.permutations(["accuracy", KEY, "params", "memory_mib"]), n=st.integers(1, 4))
+    def test_losses_are_the_objectives_in_their_order(self, keys, n, predictor, some, digits):
+        judge = Judge(digits, (), tuple(keys[:n]), {KEY: Calibrated(KEY, TARGET, "latency_ms", predictor, 0.03)})
+        accuracy, cost = np.linspace(0.2, 0.9, 24), digits.cost(some)
+        expected = {
+            "accuracy": 1 - accuracy, KEY: predictor.mean(some), "params": cost.params, "memory_mib": cost.memory_mib
+        }  # fmt: skip
+        assert judge.forecast(some, accuracy).losses == pytest.approx(np.stack([expected[k] for k in keys[:n]], axis=1))
+        assert len(judge.reference()) == n
+        beliefs = Beliefs(accuracy, accuracy, np.full(24, 0.02))
+        found = choose(judge, some, beliefs, {KEY: np.full(24, np.nan)}, ALPHA)
+        points = np.stack([expected[k] for k in keys[:n]], axis=1)
+        assert found.front.tolist() == np.flatnonzero(~dominated(points)).tolist()
 
 
 class TestJudge:
@@ -260,7 +339,7 @@ def test_plans_pay_for_what_was_asked_in_a_handful_of_rounds(evaluations):
 def test_a_search_begins_with_the_corners_and_rows_that_seem_to_hold(n, predictor, digits):
     limit = float(np.median(pretend_ms(digits, spread(digits, 200, np.random.default_rng(0)))))
     judge = judge_of(digits, predictor, f"latency_ms<={limit!r}@{TARGET}")
-    X = _initial(judge, n, 3)
+    X = first_rows([judge], n, 3)
     digits.check(X)
     assert len(X) == len(np.unique(X, axis=0)) == n
     assert np.array_equal(X[:2], digits.encode([digits.smallest, digits.largest]))
@@ -269,14 +348,14 @@ def test_a_search_begins_with_the_corners_and_rows_that_seem_to_hold(n, predicto
     assert (np.diff(macs) >= 0).all()
     if n > 8:
         assert macs.max() / macs.min() > 4
-    assert np.array_equal(X, _initial(judge, n, 3))
-    assert n == 2 or not np.array_equal(X, _initial(judge, n, 4))
+    assert np.array_equal(X, first_rows([judge], n, 3))
+    assert n == 2 or not np.array_equal(X, first_rows([judge], n, 4))
 
 
 def test_where_hardly_anything_holds_a_search_begins_with_what_breaks_least(predictor, digits):
     least = float(predictor.predict([digits.smallest]).mean[0])
     judge = judge_of(digits, predictor, f"latency_ms<={1.01 * least!r}@{TARGET}")
-    X = _initial(judge, 8, 3)
+    X = first_rows([judge], 8, 3)
     assert len(X) == 8
     pool = predictor.predict(spread(digits, 400, np.random.default_rng([3, 202]))).mean
     assert predictor.predict(X[2:]).mean.max() <= np.sort(pool)[12]

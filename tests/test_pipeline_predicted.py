@@ -25,7 +25,7 @@ from nas.pipeline.precision import judging_target
 from nas.pipeline.predicted import check_promises, check_targets, load_predictors
 from nas.pipeline.running import Run
 from nas.predict import LatencyPredictor, fit_latency
-from nas.search import parse_budget
+from nas.search import Budget, parse_budget
 from nas.space import SearchSpace, load_space
 
 AWAY = "farphone/tflite/fp32"
@@ -49,8 +49,12 @@ def away(digits) -> LatencyPredictor:
     )
 
 
+def budgets_on(*targets: str) -> list[Budget]:
+    return [parse_budget(f"latency_ms<=5@{target}") for target in targets]
+
+
 def keys_of(*targets: str) -> list[tuple[str, str]]:
-    return target_keys(parse_budget(f"latency_ms<=5@{target}") for target in targets)
+    return target_keys(budgets_on(*targets))
 
 
 class Said(Silent):
@@ -77,19 +81,36 @@ def test_what_has_no_interval_is_refused_with_the_way_to_one(away):
     space = load_space("elasticvit")
     given = load_predictors(["pixel6_tflite_fp32"], space)
     with pytest.raises(InputError) as caught:
-        check_promises(space, keys_of(PIXEL), (PIXEL,), given, SILENT)
+        check_promises(space, keys_of(PIXEL), budgets_on(PIXEL), (PIXEL,), given, SILENT)
     text = str(caught.value)
     assert "\n" not in text
     for part in ("no interval", "5 whole networks", "nas measure elasticvit", "--from pixel6_tflite_fp32"):
         assert part in text
 
 
+def test_what_has_no_interval_may_be_traded_but_tells_no_chance():
+    space = load_space("elasticvit")
+    given = load_predictors(["pixel6_tflite_fp32"], space)
+    said = Said()
+    check_promises(space, keys_of(PIXEL), [], (PIXEL,), given, said)
+    assert said.lines == [
+        f"latencies on {PIXEL} are predicted, not measured, and without an interval: it orders networks and promises "
+        "nothing"
+    ]
+    for predicted in ((PIXEL,), ()):  # measured or not
+        with pytest.raises(InputError, match=r"asks for a chance, and the predictor of .* gives no interval") as caught:
+            check_promises(
+                space, keys_of(PIXEL), [parse_budget(f"P(latency_ms<=5@{PIXEL})>=0.9")], predicted, given, SILENT
+            )
+        assert "\n" not in str(caught.value)
+
+
 def test_a_predictor_that_knows_no_such_network_is_refused(away, digits):
     space = load_space("vit_cifar")
     with pytest.raises(InputError, match="knows no network like those of vit_cifar"):
-        check_promises(space, keys_of(AWAY), (AWAY,), [away], SILENT)
+        check_promises(space, keys_of(AWAY), budgets_on(AWAY), (AWAY,), [away], SILENT)
     said = Said()
-    check_promises(digits, keys_of(AWAY, HERE), (AWAY,), [away], said)
+    check_promises(digits, keys_of(AWAY, HERE), budgets_on(AWAY, HERE), (AWAY,), [away], said)
     assert said.lines[0].startswith(f"latencies on {AWAY} are predicted, not measured")
     assert len(said.lines) == 1
 
@@ -148,7 +169,7 @@ def test_five_networks_turn_a_predictor_that_ships_into_one_with_an_interval(tmp
     assert np.mean(np.abs(found.mean / truth - 1)) < 0.03
     assert (found.high < 1.2 * found.mean).all()
     assert np.mean((found.low <= truth) & (truth <= found.high)) > 0.9
-    check_promises(space, keys_of(HERE), (HERE,), [made], SILENT)  # were that device no longer here
+    check_promises(space, keys_of(HERE), budgets_on(HERE), (HERE,), [made], SILENT)  # were that device no longer here
 
 
 def test_a_start_from_other_families_is_refused_in_one_line(tmp_path, digits, rng, capsys):

@@ -1,10 +1,12 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from nas.errors import BudgetError
-from nas.search.budgets import METRICS, Budget, check_reachable, parse_budget, parse_budgets, violation
+from nas.search.budgets import METRICS, Budget, check_reachable, parse_budget, parse_budgets, tightest, violation
 
 ORT = "local/onnxruntime/fp32"
 WORDS = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,8}", fullmatch=True)
@@ -20,12 +22,56 @@ TARGETS = st.builds(
 def budgets(draw):
     metric = draw(st.sampled_from(sorted(METRICS)))
     limit = draw(st.floats(1e-300, 1 if metric == "accuracy" else 1e300))
-    return Budget(metric, METRICS[metric].op, limit, draw(TARGETS) if METRICS[metric].on_target else None)
+    chance = draw(st.none() | st.floats(0.5, 1, exclude_max=True)) if METRICS[metric].uncertain else None
+    return Budget(metric, METRICS[metric].op, limit, draw(TARGETS) if METRICS[metric].on_target else None, chance)
 
 
 @given(budgets())
 def test_text_reads_back_as_the_same_budget(budget):
     assert parse_budget(str(budget)) == budget
+
+
+@given(budgets(), st.sampled_from(["", " ", "  "]))
+def test_spaces_and_case_do_not_matter_to_a_chance(budget, gap):
+    text = str(replace(budget, chance=None))
+    chance = 0.9 if METRICS[budget.metric].uncertain else None
+    written = text if chance is None else f"{gap}p{gap}({gap}{text}{gap}){gap}>={gap}0.90{gap}"
+    assert parse_budget(written) == replace(budget, chance=chance)
+
+
+LIMITS = st.builds(
+    Budget,
+    st.just("latency_ms"),
+    st.just("<="),
+    st.sampled_from([1.0, 2.0, 5.0]),
+    st.sampled_from([ORT, "a/b/c"]),
+    st.sampled_from([None, 0.6, 0.95]),
+) | st.builds(Budget, st.just("accuracy"), st.just(">="), st.sampled_from([0.5, 0.7]))
+
+
+@given(st.lists(LIMITS, max_size=6), st.lists(st.floats(0.1, 9), min_size=8, max_size=8))
+def test_what_counts_of_budgets_is_held_by_the_same_rows(asked, figures):
+    """Whatever the values of the columns, where a greater chance has no smaller bound."""
+    kept, notes = tightest(asked)
+    assert set(kept) <= set(asked)
+    assert len(kept) == len(set(kept))
+    assert len(notes) == len(set(asked) - set(kept))
+    assert all(any(note.endswith(f"beyond {one}, which counts") for one in kept) for note in notes)
+    values = {"accuracy": np.array(figures[:4]) / 9}
+    for target, at in ((ORT, slice(0, 4)), ("a/b/c", slice(4, 8))):
+        base = np.array(figures[at])
+        for chance, times in ((None, 1.0), (0.6, 1.1), (0.95, 1.7)):
+            values[Budget("latency_ms", "<=", 1, target, chance).column] = base * times
+    assert ((violation(asked, values) > 0) == (violation(kept, values) > 0)).all()
+    for one in kept:
+        alike = [b for b in kept if b.key == one.key and (b.chance is None) == (one.chance is None)]
+        assert alike == [one] or len({b.limit for b in alike}) == len(alike)
+
+
+def test_an_idle_limit_is_named_beside_the_one_that_counts():
+    kept, notes = tightest(parse_budgets(["params<=2M", "params<=1M", "params<=1M"]))
+    assert [str(b) for b in kept] == ["params<=1M"]
+    assert notes == ["budget params<=2M asks nothing beyond params<=1M, which counts"]
 
 
 @given(st.integers(1, 10**13))
@@ -96,6 +142,13 @@ def test_contract_examples(text, metric, limit, target):
         ("params<=nan", "'nan' is not a number"),
         ("params<=1,5M", "unknown unit ',5M'"),
         ("params", "cannot be read"),
+        (f"P(latency_ms<=5@{ORT})>=95", "did you mean 0.95?"),
+        (f"P(latency_ms<=5@{ORT})>=1", "at least 0.5 and below 1"),
+        (f"P(latency_ms<=5@{ORT})>=0.3", "at least 0.5 and below 1"),
+        (f"P(latency_ms<=5@{ORT})>=95%", "'95%' is not a number, expected a chance such as 0.95"),
+        (f"P(latency_ms<=5@{ORT})<=0.95", "'<=' where a chance takes '>='"),
+        (f"P(P(latency_ms<=5@{ORT})>=0.9)>=0.9", "a chance of a chance"),
+        ("P(params<=5M)>=0.9", "follows from the architecture"),
         ("", "cannot be read"),
     ],
 )

@@ -5,7 +5,15 @@ import pytest
 from test_search_bits import Bits, lotz
 
 from nas.errors import InputError
-from nas.search import Forecast, Plan, RandomSearch, hypervolume, search_directly, search_in_rounds
+from nas.search import (
+    Forecast,
+    Plan,
+    RandomSearch,
+    hypervolume,
+    search_directly,
+    search_for_fronts,
+    search_in_rounds,
+)
 from nas.search.forecast import Candidates
 from nas.search.pick import pick_batch
 
@@ -223,3 +231,71 @@ def test_leading_ones_are_found_through_a_model():
         0,
     )
     assert {tuple(row) for row in outcome.values} >= {(-ones, -(14.0 - ones)) for ones in range(15)}
+
+
+class TestFronts:
+    """Several fronts over the same rows: each trades the two values as it sees them."""
+
+    VIEWS = (((1.0, 1.0), None), ((1.0, -1.0), None), ((-1.0, 0.3), 4.0))
+
+    @classmethod
+    def seen(cls, view, values):
+        """Losses of one front: both values, the second weighted or turned, and a limit on the first."""
+        (one, other), limit = view
+        broken = None if limit is None else np.maximum(0, values[:, 0] - limit)
+        return Forecast(values * [one, other], broken)
+
+    @classmethod
+    def refit_one(cls, X, values, view):
+        model = refit(X, values)
+        return lambda rows: cls.seen(view, model(rows).losses)
+
+    @classmethod
+    def refit_all(cls, X, values):
+        return [cls.refit_one(X, values, view) for view in cls.VIEWS]
+
+    def test_one_front_is_what_it_was(self):
+        alone = search_in_rounds(SPACE, truth, refit, PLAN, seed=4)
+        same = search_for_fronts(SPACE, truth, lambda X, values: [refit(X, values)], PLAN, 4)
+        assert (alone.X == same.X).all()
+        assert (alone.round == same.round).all()
+
+    @pytest.mark.parametrize("batch", [1, 2, 15])
+    def test_every_row_is_paid_for_once_whoever_picked_it(self, batch):
+        paid = Paid()
+        plan = Plan(60, 30, batch, candidates=500)
+        outcome = search_for_fronts(SPACE, paid, self.refit_all, plan, 0)
+        assert len(np.unique(outcome.X, axis=0)) == len(outcome.X) == len(paid.rows) == 60
+        assert np.bincount(outcome.round).tolist() == [30, *[batch] * (30 // batch)]
+
+    @pytest.mark.parametrize("killed_at", [0, 31, 44, 60, 89])
+    def test_a_killed_run_goes_on_where_it_was(self, killed_at):
+        plan = Plan(90, 30, 15, candidates=500)
+        whole = search_for_fronts(SPACE, truth, self.refit_all, plan, 5)
+        before, after = Paid(until=killed_at), Paid()
+        with pytest.raises(KeyboardInterrupt):
+            search_for_fronts(SPACE, before, self.refit_all, plan, 5)
+        resumed = search_for_fronts(SPACE, after, self.refit_all, plan, 5, recorded=before.recorded)
+        assert (resumed.X == whole.X).all()
+        assert len(before.rows) + len(after.rows) == 90
+
+    def test_each_front_gets_what_a_search_of_its_own_gets_for_less_in_all(self):
+        """Three searches of 120 rows each, one of 180 for all three: no front is worse by more than a twentieth."""
+        shared = search_for_fronts(SPACE, truth, self.refit_all, Plan(180, 45, 20, candidates=1000), 3)
+        for view in self.VIEWS:
+            alone = search_in_rounds(
+                SPACE, truth, lambda X, values, view=view: self.refit_one(X, values, view), PLAN, 3
+            )
+            fronts = [self.seen(view, found.values) for found in (alone, shared)]
+            points = [f.losses if f.violation is None else f.losses[f.violation <= 0] for f in fronts]
+            reference = np.concatenate(points).max(axis=0) + 1
+            own, together = (hypervolume(p, reference) for p in points)
+            assert together >= 0.95 * own
+
+    def test_rows_that_serve_two_fronts_are_picked_for_one(self):
+        """Two fronts of one view: what the first picked is known to the second, which so goes on where that ends."""
+        twice = search_for_fronts(SPACE, truth, lambda X, values: [refit(X, values)] * 2, PLAN, 1)
+        assert len(np.unique(twice.X, axis=0)) == len(twice.X) == 120
+        once = search_in_rounds(SPACE, truth, refit, PLAN, seed=1)
+        reference = np.concatenate([once.values, twice.values]).max(axis=0) + 1
+        assert hypervolume(twice.values, reference) >= 0.97 * hypervolume(once.values, reference)

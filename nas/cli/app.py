@@ -18,7 +18,9 @@ from nas.cli.options import (
     Budgets,
     Classes,
     Evaluations,
+    FrontPerTarget,
     Json,
+    Objectives,
     Out,
     Refine,
     RunPath,
@@ -225,6 +227,8 @@ def search(
     supernet: Annotated[Path, typer.Option("--supernet", help="A folder of `nas train`.")],
     out: Out,
     budget: Budgets = None,
+    objective: Objectives = None,
+    front_per_target: FrontPerTarget = False,
     predictor: Annotated[
         list[Path] | None,
         typer.Option("--predictor", help="A folder of `nas fit latency`, or one that ships; without, measures."),
@@ -249,11 +253,12 @@ def search(
     started = time.perf_counter()
     with Console() as console:
         run = run_search(
-            space, supernet, budgets=budget or [], out=out, predictors=predictor or [], searcher=searcher,
-            evaluations=evaluations, refine=refine, precision=precision, seed=seed, ray=ray, workers=workers,
-            device=device, listener=console,
+            space, supernet, budgets=budget or [], objectives=objective or [], front_per_target=front_per_target,
+            out=out, predictors=predictor or [], searcher=searcher, evaluations=evaluations, refine=refine,
+            precision=precision, seed=seed, ray=ray, workers=workers, device=device, listener=console,
         )  # fmt: skip
-    onward = "verify" if any(budget.target for budget in run.measured_budgets) else "report"
+    measured = {target for front in run.fronts for target in front.targets} - set(run.predicted_only)
+    onward = "verify" if measured else "report"
     text = f"{front_table(run)}\n\nnext: nas {onward} {run.path}"
     emit(as_json, search_json(run, time.perf_counter() - started), text)
 
@@ -281,11 +286,14 @@ def verify(run: RunPath, as_json: Json = False) -> None:
         "interval": [rate.low, rate.high],
         "covered": {target: {"within": within, "rows": rows} for target, (within, rows) in made.covered.items()},
     }
+    if made.rates:
+        result["fronts"] = {name: one._asdict() for name, one in made.rates.items()}
     inside = [
         f"{within} of {rows} verified latencies on {target} lie within their predicted interval"
         for target, (within, rows) in made.covered.items()
     ]
-    emit(as_json, result, "\n".join([rate_text(rate), *inside]))
+    each = [f"{name}: {rate_text(one)}" for name, one in made.rates.items() if len(made.rates) > 1]
+    emit(as_json, result, "\n".join([rate_text(rate), *each, *inside]))
 
 
 @app.command(epilog=example("nas status results/runs/demo"))
@@ -294,7 +302,7 @@ def status(run: RunPath, as_json: Json = False) -> None:
     from nas.runs import load_run
 
     found = load_run(run).status()
-    lines = [f"{name}: {value}" for name, value in found.items() if value not in ([], None)]
+    lines = [f"{name}: {value}" for name, value in found.items() if value not in ([], {}, None)]
     emit(as_json, found, "\n".join(lines))
 
 

@@ -10,7 +10,7 @@ from nas.cli.console import table
 def search_json(run: Any, seconds: float) -> dict[str, Any]:
     """What `search` and `adapt` say of a run that has a front."""
     last = run.rounds.iloc[-1]
-    return {
+    said = {
         "run": str(run.path),
         "front": front_json(run),
         "evaluated": len(run.searched),
@@ -18,6 +18,19 @@ def search_json(run: Any, seconds: float) -> dict[str, Any]:
         "reference": list(last["reference"]),
         "seconds": round(seconds, 1),
     }
+    volumes = last.get("hypervolumes") if len(run.fronts) > 1 else None
+    fleet = [
+        {
+            "target": front.name,
+            "budgets": [str(budget) for budget in front.budgets],
+            "objectives": list(front.objectives),
+            "ids": list(front.rows(run.front)["id"]),
+            "hypervolume": float(volumes[front.name]) if volumes else said["hypervolume"],
+        }
+        for front in run.fronts
+        if front.name
+    ]
+    return said | ({"fronts": fleet} if fleet else {})
 
 
 def front_json(run: Any) -> list[dict[str, Any]]:
@@ -27,7 +40,25 @@ def front_json(run: Any) -> list[dict[str, Any]]:
 
 
 def front_table(run: Any) -> str:
-    return rows_table(front_json(run))
+    """The front of a run, or one table for each."""
+    from nas.runs import front as fronts
+
+    if not any(front.name for front in run.fronts):
+        return rows_table(front_json(run))
+    tables = [(front, fronts.to_rows(front.rows(run.front))) for front in run.fronts]
+    return "\n\n".join(
+        f"front on {front.name}: {len(rows)} rows\n{rows_table([_only(row, front.targets) for row in rows])}"
+        for front, rows in tables
+    )
+
+
+def _only(row: dict[str, Any], targets: Any) -> dict[str, Any]:
+    """A row with the latencies, and energies, of some targets alone."""
+    return row | {
+        metric: {target: figures for target, figures in row[metric].items() if target in targets}
+        for metric in ("latency_ms", "energy_mj")
+        if metric in row
+    }
 
 
 def rows_table(rows: list[dict[str, Any]]) -> str:

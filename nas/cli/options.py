@@ -23,7 +23,16 @@ SamplerText = Annotated[
 ]
 BatchSize = Annotated[int | None, typer.Option("--batch-size", help="Images a step.")]
 LearningRate = Annotated[float | None, typer.Option("--lr", help="Peak learning rate.")]
-Budgets = Annotated[list[str] | None, typer.Option("--budget", help="METRIC<=LIMIT[@TARGET]; repeatable.")]
+Budgets = Annotated[
+    list[str] | None, typer.Option("--budget", help="METRIC<=LIMIT[@TARGET], or P(...)>=CHANCE; repeatable.")
+]
+Objectives = Annotated[
+    list[str] | None,
+    typer.Option("--objective", help="accuracy, params, macs, memory_mib, latency_ms[@TARGET], ...; repeatable."),
+]
+FrontPerTarget = Annotated[
+    bool, typer.Option("--front-per-target", help="A front for each target, from evaluations that all share.")
+]
 Refine = Annotated[
     int, typer.Option("--refine", min=0, help="Networks of each round that are measured, to mend the predictions.")
 ]

@@ -22,6 +22,7 @@ def pareto(
         typer.Option("--where", help="'params<=1M', 'P(latency_ms<=5@TARGET)>=0.95', ...; repeatable."),
     ] = None,
     best: Annotated[str | None, typer.Option("--best", help="One row: accuracy, params, macs, ..., or knee.")] = None,
+    target: Annotated[str | None, typer.Option("--target", help="Of a fleet, the front of this target.")] = None,
     out: Annotated[Path | None, typer.Option("--out", help="Write the rows: FILE.csv, .parquet or .json.")] = None,
     hypervolume: Annotated[bool, typer.Option("--hypervolume", help="Of these rows, with its reference.")] = False,
     reference: Annotated[
@@ -41,18 +42,19 @@ def pareto(
     if out is not None:
         check_suffix(out)
     loaded = load_run(run)
-    chosen = asking.where(loaded.front, where or [])
+    chosen = asking.where(loaded.front if target is None else loaded.front_on(target), where or [])
     if best is not None:
         chosen = asking.best(chosen, best)
     rows = fronts.to_rows(chosen)
     result: dict[str, Any] = {"front": rows}
     text = rows_table(rows)
     if hypervolume:
-        found = front_volume(loaded, chosen, None if reference is None else read_numbers(reference, "the reference"))
+        corner = None if reference is None else read_numbers(reference, "the reference")
+        found = front_volume(loaded, chosen, corner, target)
         result |= {"hypervolume": found.value, "reference": found.reference, "reference_source": found.source}
-        corner = ", ".join(f"{name} {value:.4g}" for name, value in found.reference.items())
+        measured_from = ", ".join(f"{name} {value:.4g}" for name, value in found.reference.items())
         left = f"; {found.left_out} rows add nothing" if found.left_out else ""
-        text += f"\n\nhypervolume {found.value:.6g}, from {corner} ({found.source}){left}"
+        text += f"\n\nhypervolume {found.value:.6g}, from {measured_from} ({found.source}){left}"
     if out is not None:
         result["out"] = str(write_front(chosen, out))
         text += f"\n\n{len(rows)} rows: {out}"

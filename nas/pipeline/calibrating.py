@@ -48,12 +48,13 @@ class Calibrated:
         self.predictor.save(run.path / "predictors" / (self.target.replace("/", "_") + _SUFFIXES[self.metric]))
 
 
-def target_keys(budgets: Iterable[Budget]) -> list[tuple[str, str]]:
-    """(metric, target) of every latency and energy that budgets limit, and the plain latency of each target that they
-    name."""
+def target_keys(budgets: Iterable[Budget], objectives: Iterable[str] = ()) -> list[tuple[str, str]]:
+    """(metric, target) of every latency and energy that budgets limit or that is an objective, and the plain latency of
+    each target that they name."""
     limited = [(b.metric, b.target) for b in budgets if b.target is not None]
-    plain = [("latency_ms", target) for _, target in limited]
-    return list(dict.fromkeys([*plain, *limited]))
+    traded = [(metric, target) for metric, _, target in (key.partition("@") for key in objectives) if target]
+    plain = [("latency_ms", target) for _, target in (*limited, *traded)]
+    return list(dict.fromkeys([*plain, *limited, *traded]))
 
 
 def target_ends(
@@ -161,9 +162,10 @@ def measure_rows(run: RunDir, space: SearchSpace, target: str, sitting: Sitting,
 
 
 def asks_energy(run: RunDir, target: str) -> bool:
-    """Whether a budget of the run limits the energy of networks on a target."""
-    limited = parse_budgets(run.inputs["budgets"])
-    return any(budget.metric == ENERGY and budget.target == target for budget in limited)
+    """Whether the run limits or trades the energy of networks on a target."""
+    limited = [budget.key for budget in parse_budgets(run.inputs["budgets"])]
+    traded = [key for front in run.inputs.get("fronts", ()) for key in front["objectives"]]
+    return f"{ENERGY}@{target}" in (*limited, *traded)
 
 
 def measurement_row(arch: Arch, genotype: Genotypes, measurement: Measurement, phase: str, repeat: int = 0) -> Row:

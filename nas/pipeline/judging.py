@@ -11,8 +11,10 @@ from numpy.typing import NDArray
 
 from nas.cost import Cost
 from nas.pipeline.calibrating import Calibrated
-from nas.predict import Prediction, PredictionWarning, fit_accuracy
+from nas.predict import LatencyPredictor, Prediction, PredictionWarning, fit_accuracy
 from nas.search import (
+    ACCURACY,
+    METRICS,
     Budget,
     Forecast,
     Selection,
@@ -22,6 +24,7 @@ from nas.search import (
     combined,
     pareto_ranks,
     select,
+    upper_bound,
     violation,
 )
 from nas.space import Genotypes, SearchSpace
@@ -30,41 +33,61 @@ Floats = NDArray[np.float64]
 LEVEL = 0.9  # of every interval that a run states
 NORMAL_QUANTILE = 1.6449  # of (1 + LEVEL) / 2
 FOLDS = 5
+FAR = 1e6  # times a prediction: no limit is kept there
 
 
 @dataclass(frozen=True)
 class Judge:
-    """Budgets, objectives and latency predictors of one search.
+    """Budgets, objectives and latency predictors of one front.
 
-    objectives: budget keys of what is traded against accuracy, `latency_ms@TARGET`, `energy_mj@TARGET` or
-    `macs`. latency: by budget key what is known of each latency, and of each energy.
+    objectives: budget keys of what is traded: `accuracy`, `latency_ms@TARGET`, `params`, ... latency: by budget key
+    what is known of each latency, and of each energy. name: the target that the front is of, '' where it is of all.
     """
 
     space: SearchSpace
     budgets: tuple[Budget, ...]
     objectives: tuple[str, ...]
     latency: Mapping[str, Calibrated]
+    name: str = ""
 
     def forecast(self, X: Genotypes, accuracy: Floats) -> Forecast:
-        """Losses (n, 1 + objectives): error rate, then the objectives; and by how much rows break the budgets."""
-        values = self.values(X) | {"accuracy": accuracy}
-        losses = np.stack([1 - accuracy, *(values[key] for key in self.objectives)], axis=1)
-        return Forecast(losses, violation(self.budgets, values))
+        """Losses (n, k) in the order of the objectives, of accuracy the error rate; and by how much rows break the
+        budgets. A chance constraint on accuracy is held against what is expected, until a row is evaluated."""
+        values = self.values(X) | {ACCURACY: accuracy}
+        values |= {budget.column: accuracy for budget in self.budgets if budget.metric == ACCURACY}
+        return Forecast(self.losses(values), violation(self.budgets, values))
+
+    def losses(self, values: Mapping[str, Floats]) -> Floats:
+        """The objectives (n, k) of columns (n,) by budget key."""
+        return np.stack([1 - values[key] if key == ACCURACY else values[key] for key in self.objectives], axis=1)
 
     def values(self, X: Genotypes) -> dict[str, Floats]:
-        """Predicted or exact figure of every budget key but accuracy, arrays (n,)."""
+        """Predicted or exact figure of every budget column but accuracy, arrays (n,)."""
         latency = {key: known.predictor.mean(X) for key, known in self.latency.items()}
-        return exact_values(self.space.cost(X)) | latency
+        bounds = {
+            budget.column: _bound(self.latency[budget.key].predictor, X, 1 - budget.chance)
+            for budget in self.budgets
+            if budget.chance is not None and budget.key in self.latency
+        }
+        return exact_values(self.space.cost(X)) | latency | bounds
 
     def reference(self) -> list[float]:
         """The point that hypervolume is measured from: every answer wrong, at the cost of the largest network."""
         largest = self.values(self.space.encode([self.space.largest]))
-        return [1.0, *(float(largest[key][0]) for key in self.objectives)]
+        return [1.0 if key == ACCURACY else float(largest[key][0]) for key in self.objectives]
 
     def ranges(self) -> dict[str, tuple[float, float]]:
         """The least and greatest figure in the space, by budget key; latencies as predicted for its two ends."""
         ends = self.values(self.space.encode([self.space.smallest, self.space.largest]))
         return {key: (float(column.min()), float(column.max())) for key, column in ends.items()}
+
+
+def _bound(predictor: LatencyPredictor, X: Genotypes, chance: float) -> Floats:
+    """The upper bound (n,) that is exceeded with a chance; far out, but finite, where there is no interval."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", PredictionWarning)
+        guess = predictor.predict(X, level=LEVEL)
+    return np.minimum(upper_bound(guess, chance, LEVEL), FAR * guess.mean)
 
 
 def exact_values(cost: Cost) -> dict[str, Floats]:
@@ -90,6 +113,10 @@ class Beliefs:
     def high(self) -> Floats:
         """Upper end of the interval of the combined accuracy."""
         return np.clip(self.posterior + NORMAL_QUANTILE * self.se, 0, 1)
+
+    def take(self, index: NDArray[np.intp]) -> Beliefs:
+        """Those of some rows."""
+        return Beliefs(self.measured[index], self.posterior[index], self.se[index])
 
 
 def believe(X: Genotypes, accuracy: Floats, images: int, space: SearchSpace, rng: np.random.Generator) -> Beliefs:
@@ -121,10 +148,14 @@ def choose(judge: Judge, X: Genotypes, beliefs: Beliefs, measured: Mapping[str, 
     is predicted only."""
     latency = {key: posterior_latency(known, X, measured[key]) for key, known in judge.latency.items()}
     values = exact_values(judge.space.cost(X)) | {key: p.mean for key, p in latency.items()}
-    losses = np.stack([1 - beliefs.posterior, *(values[key] for key in judge.objectives)], axis=1)
-    exact = [b for b in judge.budgets if b.key not in latency and b.metric != "accuracy"]
+    losses = judge.losses(values | {ACCURACY: beliefs.posterior})
+    exact = [b for b in judge.budgets if not METRICS[b.metric].uncertain]
     broken = violation(exact, values) if exact else np.zeros(len(X))
-    return select(losses, broken, _chances(judge.budgets, latency, beliefs), alpha)
+    for budget in judge.budgets:
+        if budget.chance is not None:  # asked of each row alone: nothing is corrected for how many rows there are
+            broken += np.maximum(_chances([budget], latency, beliefs)[:, 0] - (1 - budget.chance), 0)
+    unstated = [b for b in judge.budgets if b.chance is None]
+    return select(losses, broken, _chances(unstated, latency, beliefs), alpha)
 
 
 def posterior_latency(known: Calibrated, X: Genotypes, measured_ms: Floats) -> Prediction:
@@ -141,5 +172,5 @@ def posterior_latency(known: Calibrated, X: Genotypes, measured_ms: Floats) -> P
 
 def _chances(budgets: Sequence[Budget], latency: Mapping[str, Prediction], beliefs: Beliefs) -> Floats:
     columns = [chance_above(latency[b.key], b.limit, LEVEL) for b in budgets if b.key in latency]
-    columns += [chance_below(beliefs.posterior, beliefs.se, b.limit) for b in budgets if b.metric == "accuracy"]
+    columns += [chance_below(beliefs.posterior, beliefs.se, b.limit) for b in budgets if b.metric == ACCURACY]
     return np.stack(columns, axis=1) if columns else np.zeros((len(beliefs.posterior), 0))

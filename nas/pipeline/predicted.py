@@ -18,8 +18,10 @@ from nas.latency import Target
 from nas.pipeline.listener import Listener
 from nas.pipeline.measuring import spread
 from nas.predict import LatencyPredictor
+from nas.search import Budget
 from nas.space import SearchSpace
 
+_WORDS = {"latency_ms": "latencies", "latency_p95_ms": "95th percentiles", "energy_mj": "energies"}
 DRAWN = 64  # networks of a space that a predictor is asked whether it knows
 
 
@@ -59,28 +61,46 @@ def check_targets(keys: Iterable[tuple[str, str]], given: Sequence[LatencyPredic
 def check_promises(
     space: SearchSpace,
     keys: Iterable[tuple[str, str]],
+    budgets: Sequence[Budget],
     predicted: Sequence[str],
     given: Sequence[LatencyPredictor],
     listener: Listener,
 ) -> None:
-    """Say which targets are only predicted; InputError where a predictor of one has no interval, or knows no network
-    of the space."""
+    """Say which targets are only predicted; InputError where a predictor of one knows no network of the space, or has
+    no interval and a budget asks for a promise there, or for a stated chance wherever it is."""
     for metric, target in keys:
-        predictor = serving(given, metric, target) if target in predicted else None
+        predictor = serving(given, metric, target)
         if predictor is None:
             continue
-        if not np.isfinite(predictor.core.calibration.radius(predictor.core.level)):
+        asked = [budget for budget in budgets if budget.key == f"{metric}@{target}"]
+        promised = bool(np.isfinite(predictor.core.calibration.radius(predictor.core.level)))
+        stated = next((budget for budget in asked if budget.chance is not None), None)
+        if stated is not None and not promised:
+            raise InputError(
+                f"budget {stated} asks for a chance, and the predictor of {target} gives no interval to tell one from; "
+                f"{_way_to_interval(space, target)}"
+            )
+        if target not in predicted:
+            continue
+        if asked and not promised:
             raise InputError(
                 f"nothing can be promised on {target}, which cannot be measured here and whose predictor gives no "
-                f"interval; measure 5 whole networks on such a device, nas measure {space.name} --target "
-                f"DEVICE/RUNTIME/PRECISION --samples 5 --out TABLE, add them, nas fit latency TABLE --from "
-                f"{folder_name(target)} --out DIR, and search with --predictor DIR and a budget on that target"
+                f"interval; {_way_to_interval(space, target)}"
             )
         outside = _outside(predictor, space, target)
         unknown = (
             f"; {outside:.0%} of the space lies outside what it was fitted on and is not promised" if outside else ""
         )
-        listener.say(f"latencies on {target} are predicted, not measured{unknown}")
+        ranked = "" if promised else ", and without an interval: it orders networks and promises nothing"
+        listener.say(f"{_WORDS.get(metric, metric)} on {target} are predicted, not measured{unknown}{ranked}")
+
+
+def _way_to_interval(space: SearchSpace, target: str) -> str:
+    return (
+        f"measure 5 whole networks on such a device, nas measure {space.name} --target "
+        f"DEVICE/RUNTIME/PRECISION --samples 5 --out TABLE, add them, nas fit latency TABLE --from "
+        f"{folder_name(target)} --out DIR, and search with --predictor DIR and a budget on that target"
+    )
 
 
 def folder_name(target: str) -> str:

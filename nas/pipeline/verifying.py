@@ -16,7 +16,8 @@ from nas.pipeline.cards import write_cards
 from nas.pipeline.fitting import recorded_facts, space_of
 from nas.pipeline.listener import SILENT, Listener
 from nas.runs import Run, RunDir
-from nas.runs.front import TARGET_METRICS, HoldRate, covered, held, hold_rate, target_column, targets
+from nas.runs.fleet import pooled_rate, verdicts
+from nas.runs.front import TARGET_METRICS, HoldRate, covered, hold_rate, target_column, targets
 from nas.space import SearchSpace
 
 
@@ -26,7 +27,8 @@ class Verified:
 
     run: Path
     rows: int
-    rate: HoldRate
+    rate: HoldRate  # over all fronts
+    rates: dict[str, HoldRate]  # by front, where there is one for each target
     covered: dict[str, tuple[int, int]]  # by target: rows within their predicted interval, of rows verified
 
 
@@ -40,24 +42,26 @@ def verify(path: str | Path, *, listener: Listener = SILENT) -> Verified:
     if not len(run.front):
         raise RunError(f"{path} has no front to verify yet; repeat its search command to go on")
     space = space_of(run)
-    archs = [run.arch(arch_id) for arch_id in run.front["id"]]
-    targets = list(dict.fromkeys(b.target for b in run.measured_budgets if b.target is not None))
+    asked = [(front, target) for front in run.fronts for target in front.targets if target not in run.predicted_only]
+    targets = list(dict.fromkeys(target for _, target in asked))
     if not targets and run.predicted_only:
         raise RunError(
             f"latencies of {path} on {', '.join(run.predicted_only)} are predicted, not measured, and nothing here can "
             "verify them; export its models with `nas export` and time them on such a device"
         )
     if not targets:
-        raise RunError(f"{path} has no latency budget, so there is nothing to verify")
+        raise RunError(f"{path} has neither a budget nor an objective on a target, so there is nothing to verify")
     for target in run.predicted_only:
         listener.say(f"latencies on {target} are predicted, not measured: nothing here can verify them")
     with RunDir.reopen(path, recorded_facts()) as writer:
-        for target in targets:
+        for front, target in asked:
+            archs = [run.arch(arch_id) for arch_id in front.rows(run.front)["id"]]
             _verify_on(target, archs, space, writer, listener)
         _write(writer)
     done = Run(path)
-    rate = hold_rate(held(done.front, done.measurements, done.measured_budgets))
-    return Verified(Path(path), len(done.front), rate, {target: covered(done.front, target) for target in targets})
+    rates = {front.name: hold_rate(verdicts(done, front)) for front in done.fronts if front.name}
+    within = {target: covered(done.front, target) for target in targets}
+    return Verified(Path(path), len(done.front), pooled_rate(done), rates, within)
 
 
 def _verify_on(target: str, archs: list[Arch], space: SearchSpace, writer: RunDir, listener: Listener) -> None:
@@ -114,5 +118,5 @@ def _write(writer: RunDir) -> None:
                 front[target_column(metric, target, "verified")] = front["id"].map(known[metric]).astype(float)
     writer.write_front(front)
     write_cards(writer)
-    rate = hold_rate(held(front, run.measurements, run.measured_budgets))
+    rate = pooled_rate(run)
     writer.reach("verified", rows=rate.rows, held=rate.held)

@@ -9,7 +9,17 @@ from typing import Any
 from nas.report import charts
 from nas.report.draw import describe, draw, scale_of
 from nas.report.html import Cell, breakable, embedded_json, facts, flatten, policy, table, text
-from nas.report.view import View, accuracy, accuracy_pairs, cloud, front_points, latency, latency_pairs, progress
+from nas.report.view import (
+    View,
+    accuracy,
+    accuracy_pairs,
+    cloud,
+    front_points,
+    latency,
+    latency_pairs,
+    progress,
+    rows_on,
+)
 from nas.runs.front import covered
 
 _CREDIT = (
@@ -66,19 +76,22 @@ def _head(view: View) -> str:
 def _title(view: View) -> str:
     space = view.run.inputs.get("space", {})
     name = space.get("name", "search space") if isinstance(space, Mapping) else space
-    return f"Pareto front of {name}" + (f" on {', '.join(view.targets)}" if view.targets else "")
+    return f"Pareto front{'s' if len(view.members) > 1 else ''} of {name}" + (
+        f" on {', '.join(view.targets)}" if view.targets else ""
+    )
 
 
 def _answer(view: View) -> str:
     """Figures a reader came for, in boxes."""
     if not view.rows:
         return '<p class="note">There is no front yet: the search has not ended.</p>'
-    boxes = [(str(len(view.rows)), "architectures on the front")]
+    boxes = [(str(len(view.rows)), f"architectures on {'the fronts' if len(view.members) > 1 else 'the front'}")]
     shares = [share for row in view.rows if (share := accuracy(row)) is not None]
     if shares:
         boxes.append((f"{100 * min(shares):.1f} – {100 * max(shares):.1f} %", "accuracy on the search split"))
     for target in view.targets:
-        times = [time for row in view.rows if (time := latency(row, target)) is not None]
+        rows = [view.rows[i] for i in rows_on(view, target)]
+        times = [time for row in rows if (time := latency(row, target)) is not None]
         if times:
             span = f"{_ms(min(times))} – {_ms(max(times))} ms"
             boxes.append((span, f"on {target}, a span of {max(times) / min(times):.1f}×"))
@@ -107,8 +120,11 @@ def _hold_box(view: View) -> tuple[str, str]:
 def _front(view: View, specs: dict[str, charts.Spec]) -> str:
     if not view.rows:
         return ""
-    parts = ["<section><h2>The front</h2>", _front_table(view)]
+    one = not view.members
+    parts = ["<section><h2>The front</h2>" + _front_table(view)] if one else ["<section><h2>The fronts</h2>"]
     for i, target in enumerate(view.targets):
+        if not one:
+            parts.append(f"<h3>On {breakable(target)}</h3>" + _front_table(view, [target], rows_on(view, target)))
         points, around = front_points(view, target), cloud(view, target)
         if not points:
             continue
@@ -123,28 +139,32 @@ def _front(view: View, specs: dict[str, charts.Spec]) -> str:
     return "".join([*parts, "</section>"])
 
 
-def _front_table(view: View) -> str:
+def _front_table(view: View, targets: list[str] | None = None, index: list[int] | None = None) -> str:
+    """Rows (None: all) with their latencies on targets (None: all)."""
+    targets = view.targets if targets is None else targets
+    index = list(range(len(view.rows))) if index is None else index
     tuned = _is_tuned(view)
     groups = f'<tr><td></td><th colspan="{3 + tuned}" scope="colgroup">accuracy, %</th>'
     head = ["architecture", "search split", *(["finetuned"] if tuned else []), "test split", "predicted"]
-    for target in view.targets:
+    for target in targets:
         groups += f'<th colspan="4" scope="colgroup">latency on {text(target)}, ms</th>'
         head += ["predicted", "measured", "verified", "budget"]
     groups += '<th colspan="4" scope="colgroup">size</th></tr>'
     head += ["MACs", "params", "memory", "precision"]
-    rows = [_front_row(view, row, [view.held[t][i] for t in view.targets]) for i, row in enumerate(view.rows)]
+    rows = [_front_row(view.rows[i], {target: view.held[target][i] for target in targets}, tuned) for i in index]
     return table(head, rows, "The front, fastest first. Square brackets: the predictor's interval.", groups)
 
 
-def _front_row(view: View, row: Mapping[str, Any], held: list[bool | None]) -> list[Cell]:
+def _front_row(row: Mapping[str, Any], held: Mapping[str, bool | None], tuned: bool) -> list[Cell]:
+    """One row of `_front_table`. held: by target that it is shown for; tuned: whether any row was finetuned."""
     figures = row["accuracy"]
-    tuned = [("n strong", _percent(figures["finetuned"]))] if _is_tuned(view) else []
     name = f'<a href="#arch-{text(row["id"])}"><code>{text(row["id"])}</code></a>'
     believed = _bounded(figures["predicted"], figures["low"], figures["high"], _percent)
     shown = "n" if figures["finetuned"] is not None else "n strong"
-    cells = [("", name), (shown, _percent(figures["inherited"])), *tuned]
+    cells = [("", name), (shown, _percent(figures["inherited"]))]
+    cells += [("n strong", _percent(figures["finetuned"]))] if tuned else []
     cells += [("n", _percent(figures["test"])), ("n dim", believed)]
-    for target, verdict in zip(view.targets, held, strict=True):
+    for target, verdict in held.items():
         times = row["latency_ms"][target]
         cells.append(("n dim", _bounded(times["predicted"], times["low"], times["high"], _ms)))
         cells.extend([("n", _ms(times["measured"])), ("n strong", _ms(times["verified"])), _verdict(verdict)])

@@ -12,6 +12,7 @@ from nas.errors import NasError
 from nas.predict.card import Card
 from nas.runs import Run, read_json
 from nas.runs import front as fronts
+from nas.runs.fleet import pooled_rate
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,8 +27,9 @@ CLOUD = 2000  # points of evaluated architectures in one chart: more only make t
 @dataclass(frozen=True)
 class View:
     """A run as a report needs it. `rows`: the contract's JSON rows, fastest first; `held`: by target and row, whether
-    the row kept that target's latency budgets when verified (None: not verified, or no budget); `rate`: over all
-    targets; `cards`: by the name of the folder in predictors/."""
+    the row kept that target's latency budgets when verified (None: not verified, not on its front, or no budget);
+    `rate`: over all fronts; `members`: of several fronts the ids by name; `cards`: by the name of the folder in
+    predictors/."""
 
     run: Run
     rows: list[dict[str, Any]]
@@ -35,6 +37,7 @@ class View:
     budgets: list[Budget]
     rate: fronts.HoldRate
     held: dict[str, list[bool | None]]
+    members: dict[str, set[str]]
     archs: dict[str, Arch]
     cards: dict[str, Card]
     notes: list[str]
@@ -46,16 +49,23 @@ def gather(run: Run) -> View:
     targets = fronts.targets(front)
     order = fronts.values(front, "latency_ms", targets[0]) if targets else front["macs"]
     front = front.loc[order.sort_values(kind="stable").index].reset_index(drop=True)
-    rate = fronts.hold_rate(fronts.held(front, run.measurements, run.measured_budgets))
+    members = {one.name: set(one.rows(front)["id"]) for one in run.fronts if one.name}
     by_target = {target: [budget for budget in run.budgets if budget.target == target] for target in targets}
-    held = {target: list(fronts.held(front, run.measurements, budgets)) for target, budgets in by_target.items()}
+    held = {
+        target: [
+            verdict if arch_id in members.get(target, {arch_id}) else None
+            for arch_id, verdict in zip(front["id"], fronts.held(front, run.measurements, budgets), strict=True)
+        ]
+        for target, budgets in by_target.items()
+    }
     notes = list(run.notes)
     notes += [
         f"latencies on {target} are predicted, not measured; nothing verifies them" for target in run.predicted_only
     ]
     archs = dict(_archs(run, front["id"], notes))
     cards = dict(_cards(run, notes))
-    return View(run, fronts.to_rows(front), targets, run.budgets, rate, held, archs, cards, notes)
+    rate = pooled_rate(run)
+    return View(run, fronts.to_rows(front), targets, run.budgets, rate, held, members, archs, cards, notes)
 
 
 def accuracy(row: Mapping[str, Any]) -> float | None:
@@ -70,10 +80,18 @@ def latency(row: Mapping[str, Any], target: str) -> float | None:
     return next((figure for figure in figures if figure is not None), None)
 
 
+def rows_on(view: View, target: str) -> list[int]:
+    """Which rows are on the front of a target, fastest there first where it has one of its own."""
+    if target not in view.members:
+        return list(range(len(view.rows)))
+    own = [i for i, row in enumerate(view.rows) if row["id"] in view.members[target]]
+    return sorted(own, key=lambda i: latency(view.rows[i], target) or math.inf)
+
+
 def front_points(view: View, target: str) -> list[Point]:
     """One point for each figure of each row: predicted (with both intervals), measured, verified."""
     points = []
-    for row, held in zip(view.rows, view.held[target], strict=True):
+    for row, held in ((view.rows[i], view.held[target][i]) for i in rows_on(view, target)):
         times, facts = row["latency_ms"][target], _facts(row)
         believed = row["accuracy"]
         if times["predicted"] is not None and believed["predicted"] is not None:

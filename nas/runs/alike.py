@@ -52,6 +52,7 @@ def check_mergeable(runs: Mapping[str, Run]) -> None:
         "supernet": lambda run: _at(run.inputs, "supernet", "digest"),
         "precision of accuracies": lambda run: run.inputs.get("judged_on") or "fp32",
         "targets": lambda run: ", ".join(sorted(objectives_of(run))),
+        "fronts": lambda run: "; ".join(f"{front.name}: {', '.join(front.objectives)}" for front in run.fronts),
         "targets that are only predicted": lambda run: ", ".join(sorted(run.predicted_only)) or "none",
     }
     for run in runs.values():

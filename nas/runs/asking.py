@@ -6,13 +6,10 @@ A condition is a budget, `latency_ms<=5@TARGET`, or a chance of one, `P(latency_
 
 from __future__ import annotations
 
-import math
-import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from nas.errors import BudgetError, RunError
+from nas.errors import RunError
 from nas.runs.front import TARGET_METRICS, keeps, target_column, targets, values
 
 if TYPE_CHECKING:
@@ -22,53 +19,23 @@ if TYPE_CHECKING:
 
 LEVEL = 0.9  # of the intervals in a front
 _QUANTILE = 1.6449  # of (1 + LEVEL) / 2
-_CHANCE = re.compile(r"\s*P\s*\((?P<budget>.*)\)\s*(?:>=|≥)\s*(?P<least>[^\s()]+)\s*")
-_EXAMPLE = "P(latency_ms<=5@local/onnxruntime/fp32)>=0.95"
-
-
-@dataclass(frozen=True)
-class Chance:
-    """A budget that a row has to keep with a chance of at least `least`, above 0 and below 1."""
-
-    budget: Budget
-    least: float
-
-
-def parse_condition(text: str) -> Budget | Chance:
-    """Read one condition; BudgetError says what cannot be read and what was expected."""
-    from nas.search.budgets import parse_budget
-
-    if not re.match(r"\s*P\s*\(", text):
-        return parse_budget(text)
-    match = _CHANCE.fullmatch(text)
-    if not match:
-        raise BudgetError(f"condition {text!r} cannot be read, expected P(BUDGET)>=CHANCE, such as {_EXAMPLE}")
-    budget = parse_budget(match["budget"])
-    try:
-        least = float(match["least"])
-    except ValueError:
-        least = math.nan
-    if not 0 < least < 1:
-        hint = f"; did you mean {least / 100:g}?" if 1 < least < 100 else ""
-        raise BudgetError(
-            f"condition {text!r}: {match['least']!r} is no chance, expected a number above 0 and below 1{hint}"
-        )
-    return Chance(budget, least)
 
 
 def where(front: pd.DataFrame, expressions: Sequence[str]) -> pd.DataFrame:
     """The rows that keep every condition. A row that lacks the figure asked for is left out."""
-    for condition in map(parse_condition, expressions):
-        if isinstance(condition, Chance):
-            sure = chances(front, condition.budget)
-            front = front[sure.ge(condition.least) & sure.notna()]
+    from nas.search.budgets import parse_budgets
+
+    for budget in parse_budgets(expressions):
+        if budget.chance is None:
+            front = front[keeps(values(front, budget.metric, budget.target), budget)]
         else:
-            front = front[keeps(values(front, condition.metric, condition.target), condition)]
+            sure = chances(front, budget)
+            front = front[sure.ge(budget.chance) & sure.notna()]
     return front.reset_index(drop=True)
 
 
 def chances(front: pd.DataFrame, budget: Budget) -> pd.Series[Any]:
-    """The chance of each row to keep a budget; NaN where neither an interval nor a measurement says anything.
+    """The chance of each row to keep the limit of a budget; NaN where neither interval nor measurement says anything.
 
     Latency and energy: what the predictor's interval says and what was measured (verified, else measured), combined as
     a search does before it promises a row. Accuracy: the interval of the row, about its finetuned accuracy where it has

@@ -11,7 +11,7 @@ from nas.errors import InputError, RunError
 from nas.runs import front as fronts
 from nas.runs.alike import elsewhere, on_scale, open_runs, scales, told
 from nas.runs.run import Run
-from nas.runs.volume import ROOM, cost_of, objectives_of, recorded_reference, scaled
+from nas.runs.volume import ACCURACY, ROOM, cost_of, recorded_reference, scaled
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -167,11 +167,8 @@ def _reference(
 
 
 def _recorded(run: Run, by: str, factors: Mapping[str, float]) -> tuple[float, float] | None:
-    keys, reference = objectives_of(run), recorded_reference(run)
-    if reference is None or by not in keys:
-        return None
-    reference = scaled(reference, keys, factors)
-    return reference[0], reference[1 + keys.index(by)]
+    reference = scaled(recorded_reference(run) or {}, factors)
+    return (reference[ACCURACY], reference[by]) if {ACCURACY, by} <= set(reference) else None
 
 
 def _within(row: Mapping[str, Any], corner: tuple[float, float]) -> bool:

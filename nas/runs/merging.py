@@ -19,10 +19,11 @@ from nas.errors import RunError
 from nas.files import PART, sync_folder
 from nas.runs import front as fronts
 from nas.runs.alike import TIMES, check_mergeable, on_scale, open_runs, references, scales
+from nas.runs.fleet import FRONTS, FrontOf
 from nas.runs.journal import Row, read_json, read_rows, write_atomic, write_json
 from nas.runs.rows import JOURNALS, evaluation_key, is_searched
 from nas.runs.run import FORMAT, Run, read_header
-from nas.runs.volume import cost_of, objectives_of, recorded_reference, scaled
+from nas.runs.volume import ACCURACY, cost_of, objectives_of, recorded_reference, scaled, traded
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -90,7 +91,26 @@ def _inputs(runs: Mapping[str, Run]) -> dict[str, Any]:
         name: first[name] for name in ("space", "supernet", "data", "judged_on", "predicted_only") if name in first
     }
     merged = {name: _origin(run) for name, run in runs.items()}
-    return common | {"budgets": [str(budget) for budget in _loosest(runs)], "merged": merged}
+    budgets = _loosest([run.budgets for run in runs.values()])
+    fronts = {"fronts": _aims(runs)} if "fronts" in first else {}
+    return common | {"budgets": budgets, "merged": merged} | fronts
+
+
+def _aims(runs: Mapping[str, Run]) -> list[dict[str, Any]]:
+    """Of each front its name, the loosest budgets of its rows, and what it trades."""
+    return [
+        {
+            "name": front.name,
+            "budgets": _loosest([_same_front(run, front).budgets for run in runs.values()]),
+            "objectives": list(front.objectives),
+        }
+        for front in next(iter(runs.values())).fronts
+    ]
+
+
+def _same_front(run: Run, front: FrontOf) -> FrontOf:
+    """The front of another run that is for the same."""
+    return next(other for other in run.fronts if other.name == front.name)
 
 
 def _origin(run: Run) -> dict[str, Any]:
@@ -101,12 +121,12 @@ def _origin(run: Run) -> dict[str, Any]:
     return about | {name: value for name, value in asked.items() if value is not None}
 
 
-def _loosest(runs: Mapping[str, Run]) -> list[Budget]:
+def _loosest(asked: Sequence[Sequence[Budget]]) -> list[str]:
     """A row keeps the budgets of its own run, so of all rows the loosest can be said."""
-    by_key = [{budget.key: budget for budget in run.budgets} for run in runs.values()]
+    by_key = [{budget.column: budget for budget in budgets} for budgets in asked]
     shared = [key for key in by_key[0] if all(key in known for known in by_key)]
     found = [sorted((known[key] for known in by_key), key=lambda budget: budget.limit) for key in shared]
-    return [same[-1] if same[0].op == "<=" else same[0] for same in found]
+    return [str(same[-1] if same[0].op == "<=" else same[0]) for same in found]
 
 
 def _write(runs: Mapping[str, Run], folder: Path, inputs: dict[str, Any]) -> Merged:
@@ -115,8 +135,15 @@ def _write(runs: Mapping[str, Run], folder: Path, inputs: dict[str, Any]) -> Mer
     owners = _owners(tables)
     evaluations, repeated = _evaluations(runs, owners)
     measurements = _measurements(runs, factors)
-    keys = objectives_of(next(iter(runs.values())))
-    front = _joint(tables, owners, keys)
+    first = next(iter(runs.values()))
+    keys = objectives_of(first)
+    every = _every_row(tables, owners)
+    members = {}
+    for aim in first.fronts:
+        on_it = {name: set(_same_front(run, aim).rows(tables[name])["id"]) for name, run in runs.items()}
+        members[aim.name] = _joint(every, on_it, traded(first, aim))
+    kept = {arch for ids in members.values() for arch in ids}
+    front = every[every["id"].isin(kept)].sort_values("macs", kind="stable").reset_index(drop=True)
     owners = {arch: owners[arch] for arch in front["id"]}
     facts = next(iter(runs.values())).facts
     changed = {
@@ -136,11 +163,13 @@ def _write(runs: Mapping[str, Run], folder: Path, inputs: dict[str, Any]) -> Mer
     _lines(folder / "measurements.jsonl", measurements)
     _lines(folder / "sessions.jsonl", [{"started": _now(), "facts": facts}])
     write_atomic(folder / "front.csv", fronts.to_csv(front))
+    if len(members) > 1:
+        write_json(folder / FRONTS, members)
     for arch, name in owners.items():
         shutil.copytree(runs[name].path / "models" / arch, folder / "models" / arch)
     for name, run in runs.items():
         _copy_predictors(run, folder, name)
-    merged = {"counts": counts, "rows_of": owners, "reference": _reference(runs, keys, factors)}
+    merged = {"counts": counts, "rows_of": owners, "reference": _reference(runs, factors)}
     details = {"calibrated": {"objectives": keys}, "merged": merged}
     write_json(folder / "state.json", {"stage": "merged", "updated": _now(), "details": details})
     write_json(folder / "run.json", {"format": FORMAT, "created": _now(), "inputs": inputs, "facts": facts})
@@ -162,33 +191,38 @@ def _owners(tables: Mapping[str, pd.DataFrame]) -> dict[str, str]:
     return {arch: name for arch, (_, name) in best.items()}
 
 
-def _joint(tables: Mapping[str, pd.DataFrame], owners: Mapping[str, str], keys: Sequence[str]) -> pd.DataFrame:
-    """The rows of all fronts, each once, without those that a row of another run is better than; by MACs."""
+def _every_row(tables: Mapping[str, pd.DataFrame], owners: Mapping[str, str]) -> pd.DataFrame:
+    """The rows of all fronts of all runs, each once, as its owner has it."""
     import pandas as pd
 
-    members = {arch: {name for name, table in tables.items() if arch in set(table["id"])} for arch in owners}
     own = [table[[owners[arch] == name for arch in table["id"]]] for name, table in tables.items()]
-    whole = fronts.tidy(pd.concat([part.dropna(axis=1, how="all") for part in own if len(part)], ignore_index=True))
-    points = _traded(whole, keys)
-    kept = [
-        not any(
+    return fronts.tidy(pd.concat([part.dropna(axis=1, how="all") for part in own if len(part)], ignore_index=True))
+
+
+def _joint(every: pd.DataFrame, on_it: Mapping[str, set[str]], keys: Sequence[str]) -> list[str]:
+    """The ids on the joint front of several, given by run: without those that a row of another run is better than."""
+    rows = every[every["id"].isin(set().union(*on_it.values()))]
+    members = {arch: {name for name, ids in on_it.items() if arch in ids} for arch in rows["id"]}
+    points = _weighed(rows, keys)
+    return [
+        arch
+        for i, arch in enumerate(rows["id"])
+        if not any(
             not members[arch] & members[other] and (points[j] <= points[i]).all() and (points[j] < points[i]).any()
-            for j, other in enumerate(whole["id"])
+            for j, other in enumerate(rows["id"])
         )
-        for i, arch in enumerate(whole["id"])
     ]
-    return whole[kept].sort_values("macs", kind="stable").reset_index(drop=True)
 
 
-def _traded(front: pd.DataFrame, keys: Sequence[str]) -> Any:
-    """What rows are weighed by, (n, 1 + k): error as believed, or finetuned where every row is, and costs."""
+def _weighed(front: pd.DataFrame, keys: Sequence[str]) -> Any:
+    """What rows are weighed by, (n, k): costs, and error as believed, or finetuned where every row is."""
     import numpy as np
 
     names = ("accuracy_predicted", "accuracy_inherited")
     accuracy = front[names[0]].astype(float).fillna(front[names[1]].astype(float))
     if front["accuracy_finetuned"].notna().all():
         accuracy = front["accuracy_finetuned"].astype(float)
-    return np.stack([1 - accuracy, *(cost_of(front, key) for key in keys)], axis=1)
+    return np.stack([1 - accuracy if key == ACCURACY else cost_of(front, key) for key in keys], axis=1)
 
 
 def _evaluations(runs: Mapping[str, Run], owners: Mapping[str, str]) -> tuple[list[Row], int]:
@@ -241,16 +275,14 @@ def _source(name: str, row: Row) -> list[str]:
     return [f"{name}/{inner}" for inner in row["from"]] if "from" in row else [name]
 
 
-def _reference(runs: Mapping[str, Run], keys: Sequence[str], factors: Mapping[str, Mapping[str, float]]) -> Any:
+def _reference(runs: Mapping[str, Run], factors: Mapping[str, Mapping[str, float]]) -> dict[str, float] | None:
     """The greatest of each number that the searches recorded; None where one recorded none."""
     found = []
     for name, run in runs.items():
         if (recorded := recorded_reference(run)) is None:
             return None
-        own = objectives_of(run)
-        mine = scaled(recorded, own, factors[name])
-        found.append([mine[0], *(mine[1 + own.index(key)] for key in keys)])
-    return [max(column) for column in zip(*found, strict=True)]
+        found.append(scaled(recorded, factors[name]))
+    return {key: max(reference[key] for reference in found) for key in found[0]}
 
 
 def _copy_predictors(run: Run, folder: Path, name: str) -> None:

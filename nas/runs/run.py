@@ -7,6 +7,7 @@ evaluations.jsonl   every accuracy that was paid for
 measurements.jsonl  every latency that was paid for, raw rounds kept
 rounds.jsonl        one row a search round: hypervolume and whatever else the search reports
 front.csv           one row per accepted architecture (columns in `nas.runs.front`)
+fronts.json         where there is a front for each target: the ids of its rows
 models/<arch.id>/   arch.json, weights.safetensors as inherited, finetuned.safetensors where it was finetuned, card.md
 finetune/<arch.id>/ trainings of `nas finetune`, a folder for each trial
 """
@@ -22,6 +23,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from nas.arch import Arch
 from nas.errors import RunError
 from nas.runs import front as fronts
+from nas.runs.fleet import FrontOf, front_of, fronts_of
 from nas.runs.journal import Row, read_json, read_rows
 from nas.runs.lock import is_locked
 from nas.runs.rows import EVALUATION, INHERITED, JOURNALS, MEASUREMENT, PHASES, ROUND
@@ -57,6 +59,15 @@ class Run:
         """One row an architecture, columns as in `nas.runs.front`; empty before the search has ended."""
         path = self.path / "front.csv"
         return fronts.from_csv(path) if path.exists() else fronts.from_rows([])
+
+    @cached_property
+    def fronts(self) -> tuple[FrontOf, ...]:
+        """One front of all targets, or one for each; `front` holds the rows of all."""
+        return fronts_of(self)
+
+    def front_on(self, target: str) -> pd.DataFrame:
+        """The rows of `front` that are on the front of a target."""
+        return front_of(self, target).rows(self.front)
 
     @cached_property
     def evaluations(self) -> pd.DataFrame:
@@ -132,6 +143,7 @@ class Run:
             "measured": len(self.measurements),
             "phases": {phase: int(phases.get(phase, 0)) for phase in PHASES},
             "front": len(self.front),
+            "fronts": {front.name: len(front.rows(self.front)) for front in self.fronts if front.name},
             "notes": list(self.notes),
         }
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from nas.errors import InputError, RunError
+from nas.runs.fleet import FrontOf, front_of
 from nas.runs.front import values
 
 if TYPE_CHECKING:
@@ -13,12 +14,13 @@ if TYPE_CHECKING:
 
     from nas.runs.run import Run
 
+ACCURACY = "accuracy"
 ROOM = 1.1  # a reference that nobody recorded is so many times the greatest cost
 
 
 class Volume(NamedTuple):
-    """value: of error rate and costs, as they are; reference: by name, what it is measured from; source: where that is
-    from; left_out: rows without a figure, or beyond the reference, which add nothing."""
+    """value: of objectives as they are, accuracy as its error rate; reference: by name, what it is measured from;
+    source: where that is from; left_out: rows without a figure, or beyond the reference, which add nothing."""
 
     value: float
     reference: dict[str, float]
@@ -26,54 +28,74 @@ class Volume(NamedTuple):
     left_out: int
 
 
-def front_volume(run: Run, front: pd.DataFrame, reference: Sequence[float] | None = None) -> Volume:
-    """The hypervolume of some rows of a run's front: error rate, and everything that the search traded accuracy for.
+def front_volume(
+    run: Run, rows: pd.DataFrame, reference: Sequence[float] | None = None, target: str | None = None
+) -> Volume:
+    """The hypervolume of some rows of a run's front in everything that the search traded.
 
-    reference: an error rate and a cost for each of `objectives_of(run)`; None: what the run recorded, else every answer
-    wrong at 1.1 times the greatest cost of the front. Figures are the best known ones (`nas.runs.front.values`).
+    reference: a number for each of the objectives of the front; None: what the run recorded, else every answer wrong at
+    1.1 times the greatest cost of the front. target: whose front it is, where there are several. Figures are the best
+    known ones (`nas.runs.front.values`).
     """
     from nas.search.pareto import hypervolume
 
     check_front(run)
-    keys = objectives_of(run)
-    names = ["error", *keys]
+    front = front_of(run, target)
+    keys = traded(run, front)
     source = "as given"
-    if reference is not None and len(reference) != len(names):
-        raise InputError(f"the reference has {len(reference)} numbers, expected {len(names)}: {', '.join(names)}")
+    if reference is not None and len(reference) != len(keys):
+        named = ", ".join(map(named_loss, keys))
+        raise InputError(f"the reference has {len(reference)} numbers, expected {len(keys)}: {named}")
+    recorded = recorded_reference(run)
+    if reference is None and recorded is not None:
+        reference, source = [recorded[key] for key in keys], "as recorded by the search"
     if reference is None:
-        reference, source = recorded_reference(run), "as recorded by the search"
-    if reference is None:
-        reference = [1.0, *(ROOM * column for column in losses(run.front, keys).max(axis=0)[1:])]
+        greatest = zip(keys, losses(front.rows(run.front), keys).max(axis=0), strict=True)
+        reference = [1.0 if key == ACCURACY else ROOM * most for key, most in greatest]
         source = f"every answer wrong, {ROOM:g} times the greatest cost of the front"
-    points = losses(front, keys)
+    points = losses(rows, keys)
     known = points[~_lacking(points)]
     inside = int((known < list(reference)).all(axis=1).sum())
     value = hypervolume(known, reference) if len(known) else 0.0
-    return Volume(value, dict(zip(names, map(float, reference), strict=True)), source, len(points) - inside)
+    said = dict(zip(map(named_loss, keys), map(float, reference), strict=True))
+    return Volume(value, said, source, len(points) - inside)
 
 
 def objectives_of(run: Run) -> list[str]:
-    """What a run traded accuracy for, as budget keys: `latency_ms@TARGET`, ..., `macs`."""
+    """What a run traded accuracy for on any of its fronts, as budget keys: `latency_ms@TARGET`, ..., `macs`."""
     recorded = run.details.get("calibrated", {}).get("objectives")
     if recorded:
         return [str(key) for key in recorded]
     return list(dict.fromkeys(b.key for b in run.budgets if b.metric in ("latency_ms", "energy_mj"))) or ["macs"]
 
 
-def recorded_reference(run: Run) -> list[float] | None:
-    """The reference that the search recorded with its rounds, or that a merge kept; None where there is none."""
-    if len(run.rounds) and "reference" in run.rounds:
-        return [float(value) for value in run.rounds["reference"].iloc[-1]]
-    kept = run.details.get("merged", {}).get("reference")
-    return None if kept is None else [float(value) for value in kept]
+def traded(run: Run, front: FrontOf) -> list[str]:
+    """The objectives of a front of a run, as budget keys, accuracy among them where it was traded."""
+    return list(front.objectives) or [ACCURACY, *objectives_of(run)]
+
+
+def recorded_reference(run: Run) -> dict[str, float] | None:
+    """The reference that the search recorded with its rounds, or that a merge kept, by objective, of accuracy an error
+    rate; None where there is none."""
+    merged: dict[str, float] | None = run.details.get("merged", {}).get("reference")
+    if not len(run.rounds) or "reference" not in run.rounds:
+        return merged
+    keys = traded(run, run.fronts[0]) if len(run.fronts) == 1 else [ACCURACY, *objectives_of(run)]
+    return dict(zip(keys, map(float, run.rounds["reference"].iloc[-1]), strict=True))
 
 
 def losses(front: pd.DataFrame, keys: Sequence[str]) -> Any:
-    """Error rate and costs, (n, 1 + k), NaN where a figure is not known. BudgetError for one that the front has not."""
+    """Objectives (n, k), accuracy as its error rate, NaN where a figure is not known. BudgetError for one that the
+    front has not."""
     import numpy as np
 
-    columns = [1 - values(front, "accuracy").to_numpy(float), *(cost_of(front, key).to_numpy(float) for key in keys)]
-    return np.stack(columns, axis=1)
+    columns = [1 - values(front, ACCURACY) if key == ACCURACY else cost_of(front, key) for key in keys]
+    return np.stack([column.to_numpy(float) for column in columns], axis=1)
+
+
+def named_loss(key: str) -> str:
+    """What a loss is called where it is shown."""
+    return "error" if key == ACCURACY else key
 
 
 def cost_of(front: pd.DataFrame, key: str) -> pd.Series[Any]:
@@ -107,10 +129,9 @@ def check_front(run: Run) -> None:
         raise RunError(f"{run.path} has no front yet; repeat its search command to go on")
 
 
-def scaled(reference: Sequence[float], keys: Sequence[str], factors: Mapping[str, float]) -> list[float]:
+def scaled(reference: Mapping[str, float], factors: Mapping[str, float]) -> dict[str, float]:
     """A reference whose latencies are brought to another scale: by target, what they are multiplied by."""
-    times = [_factor(key, factors) for key in keys]
-    return [reference[0], *(value * factor for value, factor in zip(reference[1:], times, strict=True))]
+    return {key: value * _factor(key, factors) for key, value in reference.items()}
 
 
 def _factor(key: str, factors: Mapping[str, float]) -> float:

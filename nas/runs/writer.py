@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from nas.arch import Arch
 from nas.errors import RunError
 from nas.runs import front as fronts
+from nas.runs.fleet import FRONTS
 from nas.runs.journal import Journal, Row, plain, sweep, write_atomic, write_json
 from nas.runs.lock import NAME as LOCK
 from nas.runs.lock import Lock
@@ -123,6 +124,10 @@ class RunDir:
     def write_front(self, front: pd.DataFrame) -> None:
         """Put `front` in the place of front.csv; columns as in `nas.runs.front`."""
         write_atomic(self.path / "front.csv", fronts.to_csv(front))
+
+    def write_members(self, members: Mapping[str, Sequence[str]]) -> None:
+        """Put `members` in the place of fronts.json: of several fronts, by name, the ids of their rows."""
+        write_json(self.path / FRONTS, members)
 
     def write_arch(self, arch: Arch) -> Path:
         """Make models/<arch.id>/ with its arch.json; returns the folder."""

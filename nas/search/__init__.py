@@ -4,7 +4,8 @@ selection."""
 import sys
 
 from nas._callable import CallableRoom
-from nas.search.budgets import METRICS, Budget, check_reachable, parse_budget, parse_budgets, violation
+from nas.search.aims import ACCURACY, Aim, Objective, aims_of, parse_objective
+from nas.search.budgets import METRICS, Budget, check_reachable, parse_budget, parse_budgets, tightest, violation
 from nas.search.ehvi import EHVI
 from nas.search.exploration import Front, explore
 from nas.search.forecast import Candidates, Forecast, Predict, search_predictions
@@ -17,7 +18,7 @@ from nas.search.protocol import Searcher, Space
 from nas.search.published import AutoFormer, ElasticViT
 from nas.search.random import RandomSearch
 from nas.search.regularized_evolution import RegularizedEvolution
-from nas.search.rounds import Outcome, Plan, Round, search_directly, search_in_rounds
+from nas.search.rounds import Outcome, Plan, Round, search_directly, search_for_fronts, search_in_rounds
 from nas.search.searchers import SEARCHERS, candidates_for, searcher_named
 from nas.search.selection import (
     ASSUMED_NOISE,
@@ -32,12 +33,14 @@ from nas.search.selection import (
 )
 
 __all__ = [
+    "ACCURACY",
     "ASSUMED_NOISE",
     "EHVI",
     "METRICS",
     "NSGA2",
     "NSGA3",
     "SEARCHERS",
+    "Aim",
     "AutoFormer",
     "Budget",
     "Candidates",
@@ -46,6 +49,7 @@ __all__ = [
     "Front",
     "LocalSearch",
     "MixNMatch",
+    "Objective",
     "Outcome",
     "Plan",
     "Predict",
@@ -56,6 +60,7 @@ __all__ = [
     "Selection",
     "Space",
     "accuracy_se",
+    "aims_of",
     "candidates_for",
     "chance_above",
     "chance_below",
@@ -69,11 +74,14 @@ __all__ = [
     "pareto_ranks",
     "parse_budget",
     "parse_budgets",
+    "parse_objective",
     "search_directly",
+    "search_for_fronts",
     "search_in_rounds",
     "search_predictions",
     "searcher_named",
     "select",
+    "tightest",
     "upper_bound",
     "violation",
 ]

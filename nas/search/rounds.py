@@ -7,7 +7,7 @@ the same rows in the same order, and pays only for those that are not recorded.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,9 +26,10 @@ from nas.search.forecast import (
 from nas.search.ledger import Evaluate, Ledger, Recorded
 from nas.search.nsga2 import NSGA2, population_for
 from nas.search.pick import pick_batch
-from nas.search.protocol import Floats, Genotypes, Indices, MakeSearcher, Searcher, Space
+from nas.search.protocol import Floats, Genotypes, Indices, MakeSearcher, Searcher, Space, row_keys
 
 Refit = Callable[[Genotypes, Floats], Predict]  # all rows (n, d) evaluated so far and their values (n, m) -> a model
+RefitAll = Callable[[Genotypes, Floats], Sequence[Predict]]  # the same for several fronts, always as many
 
 
 @dataclass(frozen=True)
@@ -87,24 +88,75 @@ def search_in_rounds(
     random ones fill up to `plan.initial`. make_searcher: what searches the predictions (None: NSGA-II). on_round: told
     of every finished batch.
     """
+    return search_for_fronts(
+        space, evaluate, lambda X, values: (refit(X, values),), plan, seed, recorded=recorded, initial=initial,
+        make_searcher=make_searcher, on_round=on_round,
+    )  # fmt: skip
+
+
+def search_for_fronts(
+    space: Space,
+    evaluate: Evaluate,
+    refit: RefitAll,
+    plan: Plan,
+    seed: int,
+    *,
+    recorded: Recorded | None = None,
+    initial: Genotypes | None = None,
+    make_searcher: MakeSearcher | None = None,
+    on_round: Callable[[Round], None] | None = None,
+) -> Outcome:
+    """`search_in_rounds` for several fronts that share every evaluation: a model is asked for each of them, and each
+    picks its share of a batch. What one front picked is known to the next, which so spends its share where that does
+    not serve it. Who is first changes from round to round.
+    """
     rounds = _Rounds(Ledger(evaluate, recorded), on_round)
     rounds.add(_initial_rows(space, plan, np.random.default_rng([seed, 0]), initial))
-    leads = space.sample(0, np.random.default_rng(seed))
-    population = population_for(plan.candidates)
-    start = make_searcher or (lambda space, rng: NSGA2(space, rng, population))
+    fronts: list[_Front] = []
     while rounds.evaluated < plan.evaluations:
         so_far = rounds.outcome()
-        predict = refit(so_far.X, so_far.values)
-        searcher = start(space, np.random.default_rng([seed, len(rounds)]))
-        known = foresee(predict, so_far.X)
-        found = _promising(predict, searcher, known, leads, plan.candidates)
-        if not len(found):
+        predicts = refit(so_far.X, so_far.values)
+        fronts = fronts or [_Front(space, plan, make_searcher, seed, i) for i in range(len(predicts))]
+        picked = so_far.X
+        end = len(picked) + min(plan.batch, plan.evaluations - len(picked))
+        for turn, front in enumerate(_rotated(fronts, len(rounds) - 1)):
+            share = -(-(end - len(picked)) // (len(fronts) - turn))
+            if share:
+                picked = np.concatenate([picked, front.pick(predicts[front.number], picked, share, len(rounds))])
+        if len(picked) == len(so_far.X):
             break
-        chosen = pick_batch(found, known, min(plan.batch, plan.evaluations - len(known)), plan.explore)
-        best = best_first(found.losses, found.violation)
-        leads = found.X[best[~np.isin(best, chosen)][: population // 2]]
-        rounds.add(found.X[chosen])
+        rounds.add(picked[len(so_far.X) :])
     return rounds.outcome()
+
+
+class _Front:
+    """One front over the rounds: how it picks, and the leads that its last round left it."""
+
+    def __init__(self, space: Space, plan: Plan, make_searcher: MakeSearcher | None, seed: int, number: int) -> None:
+        self.number, self._space, self._plan, self._seed = number, space, plan, seed
+        self._population = population_for(plan.candidates)
+        self._start = make_searcher or (lambda space, rng: NSGA2(space, rng, self._population))
+        self._leads = space.sample(0, np.random.default_rng(seed))
+
+    def pick(self, predict: Predict, known_rows: Genotypes, n: int, number: int) -> Genotypes:
+        """Up to n new rows for round `number`. known_rows: evaluated, or picked by other fronts in this round."""
+        own = [self.number] if self.number else []
+        searcher = self._start(self._space, np.random.default_rng([self._seed, number, *own]))
+        known = foresee(predict, known_rows)
+        taken = set(row_keys(known_rows))
+        leads = self._leads[np.array([key not in taken for key in row_keys(self._leads)], bool)]
+        found = _promising(predict, searcher, known, leads, self._plan.candidates)
+        if not len(found):
+            return found.X
+        chosen = pick_batch(found, known, n, self._plan.explore)
+        best = best_first(found.losses, found.violation)
+        self._leads = found.X[best[~np.isin(best, chosen)][: self._population // 2]]
+        return found.X[chosen]
+
+
+def _rotated(fronts: Sequence[_Front], by: int) -> list[_Front]:
+    first = by % len(fronts)
+    return [*fronts[first:], *fronts[:first]]
 
 
 def search_directly(
