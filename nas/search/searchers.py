@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from importlib import metadata
+from inspect import signature
 from typing import Any
 
 from nas.errors import InputError
@@ -20,28 +22,49 @@ DEFAULT = "default"  # what a loop chooses for itself
 NAMES = (DEFAULT, *SEARCHERS)
 
 
+OUTSIDE_SEARCHERS = "paretovit.searchers"
+
+
+def outside_searchers() -> dict[str, metadata.EntryPoint]:
+    """Searchers that installed distributions name under the entry point group `paretovit.searchers`, not yet imported.
+    Those of our own that need an extra are among them, since this room imports none above it."""
+    return {entry.name: entry for entry in metadata.entry_points(group=OUTSIDE_SEARCHERS)}
+
+
 def searcher_named(name: str, rows: int) -> MakeSearcher | None:
     """What starts a searcher of that name for a search of so many rows; None for the default. InputError for one that
-    there is not."""
-    if name not in NAMES:
-        raise InputError(f"unknown searcher {name!r}, expected one of {', '.join(NAMES)}")
+    there is not, or that needs an extra which is not installed."""
     if name == DEFAULT:
         return None
-    kind = SEARCHERS[name]
-    sized = {"population": population_for(rows)} if kind in (NSGA2, RegularizedEvolution) else {}
+    kind = _kind(name)
+    if kind is None:
+        raise InputError(f"unknown searcher {name!r}, expected one of {', '.join([*NAMES, *outside_searchers()])}")
+    if hasattr(kind, "check"):
+        kind.check()
+    sized = {"population": population_for(rows)} if "population" in signature(kind).parameters else {}
     return lambda space, rng: kind(space, rng, **sized)
 
 
 def candidates_for(name: str, most: int) -> int:
     """Of how many rows a searcher of that name sees the predictions in a round: `most`, or what a slow one does in half
     a minute."""
-    return min(most, getattr(SEARCHERS.get(name), "candidates", most))
+    return min(most, getattr(_kind(name), "candidates", most))
 
 
 def restored(space: Space, state: JSON) -> Searcher:
     """The searcher that a state is of, where it was. InputError for the state of none."""
     name = str(state.get("searcher"))
-    if name not in SEARCHERS:
-        raise InputError(f"this is the state of searcher {name!r}, expected one of {', '.join(SEARCHERS)}")
-    searcher: Searcher = SEARCHERS[name].from_state(space, state)
+    kind = _kind(name)
+    if kind is None:
+        names = ", ".join([*SEARCHERS, *outside_searchers()])
+        raise InputError(f"this is the state of searcher {name!r}, expected one of {names}")
+    searcher: Searcher = kind.from_state(space, state)
     return searcher
+
+
+def _kind(name: str) -> Any:
+    """The class of a searcher; None where there is none of that name."""
+    if name in SEARCHERS or name == DEFAULT:
+        return SEARCHERS.get(name)
+    entry = outside_searchers().get(name)
+    return None if entry is None else entry.load()
