@@ -225,7 +225,10 @@ def search(
         typer.Option("--predictor", help="A folder of `nas fit latency`, or one that ships; without, measures."),
     ] = None,
     searcher: Annotated[
-        str, typer.Option("--searcher", help="default, nsga2, regularized_evolution, local_search, random.")
+        str,
+        typer.Option(
+            "--searcher", help="default, nsga2, regularized_evolution, local_search, random, optuna:*, nni:*."
+        ),
     ] = "default",
     evaluations: Evaluations = 200,
     refine: Refine = 4,

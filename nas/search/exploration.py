@@ -61,8 +61,9 @@ def explore(
     never twice with the same architecture, `evaluations` architectures in all (fewer only where the space has no
     more). searcher: "default" (a Gaussian process a loss, refitted between batches; NSGA-II searches what it
     predicts), or without a model "nsga2" (for cheap evaluations by the ten thousand), "regularized_evolution",
-    "local_search", "random", or of Optuna "optuna:tpe", "optuna:gp", "optuna:nsga2", "optuna:nsga3". The same seed
-    and losses give the same front.
+    "local_search", "random", or of Optuna "optuna:tpe", "optuna:gp", "optuna:nsga2", "optuna:nsga3", or of NNI
+    "nni:regularized_evolution", "nni:tpe", "nni:random", "nni:grid" (an extra, docs/search_nni.md). The same seed and
+    losses give the same front.
 
     Raises InputError for an unknown searcher, and for losses of another shape, NaN or infinite.
 
