@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from importlib.util import find_spec
 from typing import Any
 
 import pytest
 
+from nas.errors import InputError
 from nas.search import SEARCHERS
 
 
 def lacks(name: str) -> bool:
     """Whether a searcher's package is not installed."""
-    package = getattr(SEARCHERS.get(name.removeprefix("quick ")), "package", None)
-    return package is not None and find_spec(package) is None
+    try:
+        getattr(SEARCHERS.get(name.removeprefix("quick ")), "check", lambda: None)()
+    except InputError:
+        return True
+    return False
 
 
 def marked(names: Iterable[str]) -> list[Any]:

@@ -10,6 +10,7 @@ import pytest
 
 @dataclass(frozen=True)
 class Gene:
+    name: str
     choices: tuple[int, ...]
 
 
@@ -18,7 +19,7 @@ class Bits:
 
     def __init__(self, lengths: tuple[int, ...]) -> None:
         self.lengths = np.array(lengths)
-        self.genes = (Gene(lengths), *(Gene((0, 1)) for _ in range(max(lengths))))
+        self.genes = (Gene("length", lengths), *(Gene(f"bit {i}", (0, 1)) for i in range(max(lengths))))
         self.size = sum(2**length for length in lengths)
 
     def canonical(self, X, rng):

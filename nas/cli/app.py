@@ -35,7 +35,7 @@ from nas.cli.training import label, train
 
 _SEARCHERS = (
     "default, nsga2, nsga3, regularized_evolution, local_search, autoformer, elasticvit, ehvi (takes the extra bo), "
-    "mixnmatch, random, optuna:tpe, optuna:gp, optuna:nsga2, optuna:nsga3."
+    "mixnmatch, random, optuna:tpe, optuna:gp, optuna:nsga2, optuna:nsga3, or nni:* (takes the extra nni)."
 )
 
 app = typer.Typer(

@@ -21,6 +21,9 @@ class Seen:
     def __len__(self) -> int:
         return len(self._keys)
 
+    def __contains__(self, key: bytes) -> bool:
+        return key in self._keys
+
     def add(self, X: Genotypes) -> None:
         """Remember rows."""
         self._keys.update(dict.fromkeys(row_keys(X)))

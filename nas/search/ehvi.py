@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from nas.errors import InputError
 from nas.search.distinct import fresh
 from nas.search.evolving import Evolving, best_first, constrained_ranks
 from nas.search.protocol import Floats, Genotypes, Indices, Space
@@ -28,12 +30,18 @@ class EHVI(Evolving):
 
     name = "ehvi"
     decides = True
-    package, extra = "botorch", "bo"
 
     def __init__(
         self, space: Space, rng: np.random.Generator, start: int = 10, pool: int = 600, most: int = 300
     ) -> None:
         super().__init__(space, rng, start=start, pool=pool, most=most)
+
+    @staticmethod
+    def check() -> None:
+        """InputError where BoTorch is not installed."""
+        if find_spec("botorch") is None:
+            how = "run: pip install 'paretovit[bo]'"
+            raise InputError(f"searcher 'ehvi' takes botorch, which is not installed; {how}")
 
     def ask(self, n: int) -> Genotypes:
         """Up to n new distinct rows, (<= n, d). Rows that were asked for and not told are taken for as good as

@@ -22,6 +22,8 @@ class Evolving(ABC):
     average)."""
 
     name: ClassVar[str]
+    sized: ClassVar[bool] = False
+    """Whether its population grows with the search (`population_for`)."""
 
     def __init__(self, space: Space, rng: np.random.Generator, **options: Any) -> None:
         self._space = space

@@ -59,7 +59,8 @@ def explore(
     predicts), "ehvi" (for expensive evaluations, takes the extra `bo`), or without a model "nsga2" and "nsga3" (for
     cheap ones by the ten thousand, the latter of three losses and more), "regularized_evolution", "local_search",
     "autoformer", "elasticvit", "mixnmatch", "random", or of Optuna "optuna:tpe", "optuna:gp", "optuna:nsga2",
-    "optuna:nsga3"; docs/search.md says which for what. The same seed and losses give the same front.
+    "optuna:nsga3", or of NNI (docs/search_nni.md) "nni:regularized_evolution", "nni:tpe", "nni:random", "nni:grid";
+    docs/search.md says which for what. The same seed and losses give the same front.
 
     Raises InputError for an unknown searcher or one whose package is not installed, and for losses of another shape,
     NaN or infinite.

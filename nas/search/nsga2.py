@@ -23,6 +23,7 @@ class NSGA2(Evolving):
     """
 
     name = "nsga2"
+    sized = True
 
     def __init__(
         self,

@@ -27,6 +27,7 @@ class NSGA3(Evolving):
     """
 
     name = "nsga3"
+    sized = True
 
     def __init__(
         self,

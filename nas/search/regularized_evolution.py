@@ -17,6 +17,7 @@ class RegularizedEvolution(Evolving):
     """
 
     name = "regularized_evolution"
+    sized = True
 
     def __init__(
         self,

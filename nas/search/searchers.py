@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from importlib.util import find_spec
+from importlib import metadata
 from typing import Any
 
 from nas.errors import InputError
@@ -23,34 +23,50 @@ _KINDS = (*_EVOLVING, EHVI, MixNMatch, RandomSearch, OptunaTPE, OptunaGP, Optuna
 SEARCHERS: Mapping[str, Any] = {kind.name: kind for kind in _KINDS}
 DEFAULT = "default"  # what a loop chooses for itself
 NAMES = (DEFAULT, *SEARCHERS)
+OUTSIDE_SEARCHERS = "paretovit.searchers"
+
+
+def outside_searchers() -> dict[str, metadata.EntryPoint]:
+    """Searchers that installed distributions name under the entry point group `paretovit.searchers`, not yet imported.
+    Those of our own that need an extra are among them, since this room imports none above it."""
+    return {entry.name: entry for entry in metadata.entry_points(group=OUTSIDE_SEARCHERS)}
 
 
 def searcher_named(name: str, rows: int) -> MakeSearcher | None:
     """What starts a searcher of that name for a search of so many rows; None for the default. InputError for one that
     there is not, or whose package is not installed."""
-    if name not in NAMES:
-        raise InputError(f"unknown searcher {name!r}, expected one of {', '.join(NAMES)}")
     if name == DEFAULT:
         return None
-    kind = SEARCHERS[name]
-    if hasattr(kind, "package") and find_spec(kind.package) is None:
-        how = f"run: pip install 'paretovit[{kind.extra}]'"
-        raise InputError(f"searcher {name!r} takes {kind.package}, which is not installed; {how}")
-    sized = {"population": population_for(rows)} if kind in (NSGA2, NSGA3, RegularizedEvolution) else {}
+    kind = _kind(name)
+    if kind is None:
+        raise InputError(f"unknown searcher {name!r}, expected one of {', '.join([*NAMES, *outside_searchers()])}")
+    if hasattr(kind, "check"):
+        kind.check()
+    sized = {"population": population_for(rows)} if getattr(kind, "sized", False) else {}
     return lambda space, rng: kind(space, rng, **sized)
 
 
 def candidates_for(name: str, most: int, batch: int) -> int:
     """Of how many rows a searcher of that name sees the predictions in a round: `most`, or what a slow one does in half
     a minute; of the batch alone where the rows that it asks for are the ones to evaluate."""
-    kind = SEARCHERS.get(name)
+    kind = _kind(name)
     return batch if getattr(kind, "decides", False) else min(most, getattr(kind, "candidates", most))
 
 
 def restored(space: Space, state: JSON) -> Searcher:
     """The searcher that a state is of, where it was. InputError for the state of none."""
     name = str(state.get("searcher"))
-    if name not in SEARCHERS:
-        raise InputError(f"this is the state of searcher {name!r}, expected one of {', '.join(SEARCHERS)}")
-    searcher: Searcher = SEARCHERS[name].from_state(space, state)
+    kind = _kind(name)
+    if kind is None:
+        names = ", ".join([*SEARCHERS, *outside_searchers()])
+        raise InputError(f"this is the state of searcher {name!r}, expected one of {names}")
+    searcher: Searcher = kind.from_state(space, state)
     return searcher
+
+
+def _kind(name: str) -> Any:
+    """The class of a searcher; None where there is none of that name."""
+    if name in SEARCHERS or name == DEFAULT:
+        return SEARCHERS.get(name)
+    entry = outside_searchers().get(name)
+    return None if entry is None else entry.load()
