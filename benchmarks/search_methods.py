@@ -13,6 +13,7 @@ import numpy as np
 from search_instances import ENUMERABLE, SHARED, Instance
 from search_peers import BoTorchPeer, OptunaPeer, PymooPeer
 
+from nas.integrations.nni.searchers import NNIRegularizedEvolution
 from nas.search import NSGA2, LocalSearch, RandomSearch, RegularizedEvolution, search_directly, search_in_rounds
 from nas.search.exploration import plan_of
 from nas.search.nsga2 import population_for
@@ -144,11 +145,15 @@ METHODS: Mapping[str, Method] = {
     "optuna nsga2": Method(direct(optuna_nsga2), needs="optuna"),
     "optuna gp": Method(direct(plain(partial(OptunaPeer, kind="gp"))), FEW, 300, anytime=True, needs="optuna"),
     "pymoo nsga2": Method(direct(sized(PymooPeer), population_for), needs="pymoo"),
+    "nni regularized_evolution": Method(direct(plain(NNIRegularizedEvolution), 10), COSTLY, anytime=True, needs="nni"),
     "botorch parego": Method(botorch("parego"), FEW, 300, anytime=True, needs="botorch"),
     "botorch qnehvi": Method(botorch("qnehvi"), FEW, 300, anytime=True, needs="botorch"),
     "optuna tpe, our predictor": Method(ours(OptunaTPE, candidates=CANDIDATES_TPE), FEW, 500, needs="optuna"),
     "optuna nsga2, our predictor": Method(ours(OptunaNSGA2, candidates=CANDIDATES_OPTUNA), FEW, 500, needs="optuna"),
     "pymoo nsga2, our predictor": Method(ours(INSIDE), COSTLY, needs="pymoo"),
+    "nni regularized_evolution, our predictor": Method(
+        ours(NNIRegularizedEvolution, candidates=CANDIDATES_OPTUNA), FEW, 500, needs="nni"
+    ),
 }
 """Model-free peers, peers with models of their own, and peers that search our predictions."""
 OURS = "ours"

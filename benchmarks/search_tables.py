@@ -16,7 +16,7 @@ GROUPS = {
     "(c) ten unseen instances of 30 genes": "genes",
     "the instance of 30 genes that was tuned on": f"genes-{TUNED_ON}",
 }
-MODEL_FREE = ("random", "optuna nsga2", "optuna tpe", "pymoo nsga2")
+MODEL_FREE = ("random", "optuna nsga2", "optuna tpe", "pymoo nsga2", "nni regularized_evolution")
 OWN_MODEL = ("optuna gp", "botorch parego", "botorch qnehvi")
 WITH_OURS = tuple(name for name in METHODS if name.endswith("our predictor"))
 SHORT, LONG = 500, 2000
