@@ -10,7 +10,7 @@ only what holds on its upper bound. Every returned network is measured in a fres
 that held stand the accuracy of the best of what held, and of what each arm returns with the least margin for which 95 %
 hold. Best by what its search saw, which differs, judged on the test split.
 A finished supernet in `--work`/SPACE-supernet is taken, else one is trained. Give it a machine that does nothing else;
-killed, it goes on where it stopped.
+killed, it goes on where it stopped. `--processes` evaluates accuracies in several processes, before anything is timed.
 """
 
 from __future__ import annotations
@@ -20,13 +20,18 @@ import itertools
 import statistics
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import record
+import torch
 from campaign import Row, append, loaded, rows_of
 from scipy.stats import binomtest
 
@@ -46,12 +51,13 @@ from nas.predict.core import Core, LogLinear
 from nas.predict.origin import Origin
 from nas.predict.parts import COLUMN, WITH_PARTS, PartTable
 from nas.predict.scaling import Domain
+from nas.runs import write_atomic
 from nas.search import ASSUMED_NOISE, pareto_front, parse_budget, search_in_rounds
 from nas.training import evaluate, load_supernet, train
 from nas.training.checkpoint import MANIFEST
 
 PATCH8 = str(Path(__file__).resolve().parent / "vit_cifar_patch8.toml")
-MEASURED, EVALUATIONS, IMAGES, MOST = 48, 120, 1500, 24
+MEASURED, MOST = 48, 24
 QUANTILES, SEEDS = (0.25, 0.5, 0.75), (0, 1, 2, 3)
 ARMS = ("macs x scale", "raw table", "calibrated", "whole search")
 HELD = 0.95
@@ -59,17 +65,21 @@ HELD = 0.95
 
 @dataclass(frozen=True)
 class Case:
-    """A space with a supernet of so many steps, on a target."""
+    """A space with a supernet of so many steps, on a target. evaluations: of a search; images: of the search split that
+    they are made on; few: images of the data that are used at all (None: all)."""
 
     space: str
     target: str
     steps: int
+    evaluations: int = 120
+    images: int = 1500
+    few: int | None = None
 
 
 CASES = {
     "fp32": Case(PATCH8, "local/onnxruntime/fp32", 2000),
     "int8": Case(PATCH8, "local/onnxruntime/int8", 2000),
-    "elasticvit": Case("elasticvit_cifar", "local/onnxruntime/fp32", 600),
+    "elasticvit": Case("elasticvit_cifar", "local/onnxruntime/fp32", 600, 60, 500, few=5000),  # two seconds each
 }
 
 
@@ -78,6 +88,7 @@ def main() -> None:
     options.add_argument("--data", help="parquet:PATH of CIFAR-10")
     options.add_argument("--cases", type=lambda text: text.split(","), default=list(CASES))
     options.add_argument("--minutes", type=float, default=1e6, help="begin no further search after so long")
+    options.add_argument("--processes", type=int, default=1, help="that evaluate accuracies")
     options.add_argument("--work", type=Path, default=Path(".bench/calibration_pays"))
     options.add_argument("--out", type=Path, default=record.RESULTS)
     options.add_argument("--report", action="store_true")
@@ -86,6 +97,8 @@ def main() -> None:
     ends = time.monotonic() + 60 * asked.minutes
     for name in asked.cases if not asked.report else ():
         bench = Bench(name, asked.data, asked.work)
+        if asked.processes > 1:
+            bench.prepare(asked.processes, ends)
         for quantile, seed, arm in itertools.product(QUANTILES, SEEDS, ARMS):
             if time.monotonic() < ends:
                 bench.search(arm, quantile, seed)
@@ -99,10 +112,12 @@ def main() -> None:
 class Bench:
     """One case: its supernet, its measured networks, a predictor for each arm."""
 
-    def __init__(self, name: str, data: str, work: Path) -> None:
+    def __init__(self, name: str, data: str, work: Path, keeps: bool = True) -> None:
         self.case, self.path, self.work = CASES[name], work / f"{name}.jsonl", work / name
         self.target = Target.parse(self.case.target)
-        self.space, self.data = nas.load_space(self.case.space), loaded(data)
+        self.space = nas.load_space(self.case.space)
+        self.asked, self.keeps = (name, data, work), keeps
+        self.data = loaded(data if self.case.few is None else fewer(data, self.case.few, self.work / "data"))
         self.supernet = work / f"{self.space.name}-supernet"
         if not (self.supernet / MANIFEST).exists():
             train(
@@ -110,8 +125,9 @@ class Bench:
                 subnets_per_step=3, precision="fp32", label_smoothing=0.1,
             )  # fmt: skip
         _, self.net, self.info = load_supernet(self.supernet)
-        nas.measure(self.space, self.target, MEASURED, self.work / "table")
-        measure_parts(self.space, self.target, self.work / "parts", rng=np.random.default_rng(0), say=print)
+        if keeps:  # else it was done before this process began
+            nas.measure(self.space, self.target, MEASURED, self.work / "table")
+            measure_parts(self.space, self.target, self.work / "parts", rng=np.random.default_rng(0), say=print)
         self.known: dict[str, float] = {row["arch"]: row["accuracy"] for row in rows_of(self.work / "accuracy.jsonl")}
         self.predictors = dict(zip(ARMS, self._predictors(), strict=False))
         pool = spread(self.space, 2000, np.random.default_rng(5))
@@ -131,13 +147,34 @@ class Bench:
         with one_thread():
             yield fit_latency(X, y, space=self.space, parts=parts, made_with=about, rng=np.random.default_rng(0))
 
+    def prepare(self, processes: int, ends: float) -> None:
+        """Evaluate what the searches by prediction will ask for, a limit and a seed in a process at a time."""
+        tasks = [(quantile, seed) for quantile, seed in itertools.product(QUANTILES, SEEDS)]
+        with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
+            waiting = [pool.submit(evaluated, self.asked, *task, ends) for task in tasks]
+            for done in as_completed(waiting):
+                self._keep(done.result())
+                print(f"{self.path.stem}: {len(self.known)} accuracies", flush=True)
+
+    def _keep(self, accuracies: dict[str, float]) -> None:
+        for arch, accuracy in accuracies.items():
+            if arch in self.known:
+                continue
+            self.known[arch] = accuracy
+            if self.keeps:
+                append(self.work / "accuracy.jsonl", {"arch": arch, "accuracy": accuracy})
+
+    def limit(self, quantile: float) -> float:
+        """Milliseconds."""
+        return float(self.limits[QUANTILES.index(quantile)])
+
     def search(self, arm: str, quantile: float, seed: int) -> None:
         """Returns, verifies and records the networks of one search, once."""
         key = f"{arm}, {quantile}, {seed}"
         if key in {row["search"] for row in rows_of(self.path)}:
             return
-        limit = float(self.limits[QUANTILES.index(quantile)])
-        find = self._whole if arm == ARMS[-1] else partial(self._by_prediction, self.predictors[arm])
+        limit = self.limit(quantile)
+        find = self._whole if arm == ARMS[-1] else partial(self.by_prediction, self.predictors[arm])
         started = time.perf_counter()
         with one_thread():
             archs, accuracies, predicted = find(limit, seed)
@@ -157,7 +194,7 @@ class Bench:
         held = sum(row["verified_ms"] <= limit for row in rows)
         print(f"{self.path.stem}, {key}: {held} of {len(rows)} held {limit:.3g} ms, {searched_s:.0f} s", flush=True)
 
-    def _by_prediction(
+    def by_prediction(
         self, predictor: LatencyPredictor, limit: float, seed: int
     ) -> tuple[list[nas.Arch], list[float], list[float]]:
         """The front of what is predicted to hold."""
@@ -167,10 +204,10 @@ class Bench:
         judge = Judge(self.space, (budget,), ("accuracy", key), {key: calibrated})
 
         def model(X: Any, values: Any) -> Callable[[Any], Any]:
-            accuracy = fit_accuracy(X, values[:, 0], IMAGES, space=self.space, level=LEVEL)
+            accuracy = fit_accuracy(X, values[:, 0], self.case.images, space=self.space, level=LEVEL)
             return lambda rows: judge.forecast(rows, accuracy.mean(rows))
 
-        found = search_in_rounds(self.space, self._accuracies, model, plan_of(EVALUATIONS), seed)
+        found = search_in_rounds(self.space, self._accuracies, model, plan_of(self.case.evaluations), seed)
         forecast = judge.forecast(found.X, found.values[:, 0])
         holding = np.flatnonzero(forecast.violation <= 0)
         front = holding[pareto_front(forecast.losses[holding])][:MOST]
@@ -181,7 +218,7 @@ class Bench:
         folder = self.predictors["calibrated"].save(self.work / "predictor")
         run = nas.search(
             self.space, self.supernet, budgets=[f"latency_ms<={limit!r}@{self.case.target}"], predictors=[folder],
-            out=self.folder(limit, seed), evaluations=EVALUATIONS, seed=seed,
+            out=self.folder(limit, seed), evaluations=self.case.evaluations, seed=seed,
         )  # fmt: skip
         predicted = run.front[f"latency_ms[{self.case.target}].predicted"]
         return [run.arch(i) for i in run.front["id"]], run.front["accuracy_inherited"].tolist(), predicted.tolist()
@@ -205,11 +242,10 @@ class Bench:
 
     def _accuracies(self, X: Any) -> list[list[float]]:
         """On the first images of the search split, each network once for all arms."""
-        split = Split(self.data.search.images[:IMAGES], self.data.search.labels[:IMAGES])
+        split = Split(self.data.search.images[: self.case.images], self.data.search.labels[: self.case.images])
         for arch in self.space.decode(X):
             if arch.id not in self.known:
-                self.known[arch.id] = self._accuracy(arch, split)
-                append(self.work / "accuracy.jsonl", {"arch": arch.id, "accuracy": self.known[arch.id]})
+                self._keep({arch.id: self._accuracy(arch, split)})
         return [[self.known[arch.id]] for arch in self.space.decode(X)]
 
     def _accuracy(self, arch: nas.Arch, split: Split) -> float:
@@ -219,6 +255,31 @@ class Bench:
             return evaluate(self.net, [arch], split, normalise=normalise, data=self.data, threads=1)[0].accuracy
         network = nas.training.inherit(self.net, arch, self.data)
         return evaluate_lowered(network, arch, self.target, split, normalise, self.data.train).accuracy
+
+
+def evaluated(asked: tuple[str, str, Path], quantile: float, seed: int, ends: float) -> dict[str, float]:
+    """In a process of its own: accuracies of all that the searches by prediction ask for within a limit."""
+    torch.set_num_threads(1)
+    bench = Bench(*asked, keeps=False)
+    for arm in ARMS[:-1]:
+        if time.monotonic() < ends:
+            bench.by_prediction(bench.predictors[arm], bench.limit(quantile), seed)
+    return bench.known
+
+
+def fewer(data: str, images: int, folder: Path) -> str:
+    """The first images of each file of a parquet data set, as one in another folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for file in sorted(Path(data.removeprefix("parquet:")).glob("*.parquet")):
+        if not (folder / file.name).exists():
+            write_atomic(folder / file.name, first_rows(file, images))
+    return f"parquet:{folder}"
+
+
+def first_rows(file: Path, rows: int) -> bytes:
+    sink = pa.BufferOutputStream()
+    pq.write_table(pq.read_table(file).slice(0, rows), sink)
+    return sink.getvalue().to_pybytes()
 
 
 def simple(
