@@ -153,7 +153,7 @@ def test_what_a_merged_run_holds(digits, tmp_path):
     run = nas.load_run(tmp_path / "ab")
     assert [str(budget) for budget in run.budgets] == [f"latency_ms<=1000@{TARGET}"]  # of those that both have
     assert run.inputs["merged"]["b"]["seed"] == 7
-    assert run.details["merged"]["reference"] == [1.0, 100.0]
+    assert run.details["merged"]["reference"] == {"accuracy": 1.0, OBJECTIVE: 100.0}
     rows_of = run.details["merged"]["rows_of"]
     for arch_id in run.front["id"]:
         folder = tmp_path / "ab" / "models" / arch_id
