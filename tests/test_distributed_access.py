@@ -35,7 +35,7 @@ def head(folder: Path, **environment: str) -> Iterator[str]:
         port = free.getsockname()[1]
     command = [
         sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--num-cpus=1", f"--port={port}",
-        "--include-dashboard=false", "--node-ip-address=127.0.0.1", "--disable-usage-stats",
+        "--include-dashboard=false", "--disable-usage-stats",
     ]  # fmt: skip
     with (folder / "head.log").open("w") as log:
         child = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=os.environ | environment)
@@ -72,8 +72,9 @@ def test_a_wrong_token_and_none_are_refused_in_a_line(tmp_path: Path, monkeypatc
         assert "no node of the cluster offers 'device:phone'" in refused(tmp_path, address)
 
 
-def test_a_cluster_of_another_version_is_refused_in_a_line(tmp_path: Path) -> None:
-    with head(tmp_path) as address:
+def test_a_cluster_of_another_version_is_refused_in_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
+    with head(tmp_path, RAY_AUTH_MODE="disabled") as address:
         subprocess.run([sys.executable, "-c", OF_ANOTHER_VERSION, address], check=True, capture_output=True, timeout=60)
         said = refused(tmp_path, address)
     assert "Version mismatch: The cluster was started with: Ray: 2.9.0" in said

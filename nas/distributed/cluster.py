@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +17,7 @@ from nas.errors import InputError, first_line
 
 _LISTENS_S, _ANSWERS_S = 5.0, 30.0  # Ray itself gives up after minutes
 _TELEMETRY = "RAY_USAGE_STATS_ENABLED"
+_NO_TOKEN = ("InvalidAuthToken", "AuthenticationError")
 # A cluster is first spoken to by a process that can be ended: what listens there may be something else.
 _PROBE = """
 import sys, ray
@@ -95,24 +98,35 @@ def _check_answers(address: str) -> None:
             socket.create_connection((host, int(port)), timeout=_LISTENS_S).close()
         except (OSError, ValueError, OverflowError) as error:
             raise _unanswered(address, str(error)) from None
+    if reason := _refusal(address):
+        raise _unanswered(address, reason)
+
+
+def _refusal(address: str) -> str:
+    """Why a process cannot connect, '' where it can."""
     command = [sys.executable, "-c", _PROBE, address]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=_ANSWERS_S, check=False)
-    except subprocess.TimeoutExpired:
-        raise _unanswered(address, f"no answer within {_ANSWERS_S:.0f} s; what listens there may not be Ray") from None
-    if done.returncode:
-        raise _unanswered(address, _reason(done.stderr))
+    lines: list[str] = []
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as child:
+        limit = threading.Timer(_ANSWERS_S, child.kill)
+        limit.start()
+        for line in child.stderr or ():
+            lines.append(line.strip())
+            if any(mark in line for mark in _NO_TOKEN):  # which Ray tries again for half a minute
+                child.kill()
+        limit.cancel()
+    if any(mark in line for line in lines for mark in _NO_TOKEN):
+        return "it wants its token: export RAY_AUTH_MODE=token, and have it in RAY_AUTH_TOKEN or ~/.ray/auth_token"
+    if child.returncode == -signal.SIGKILL:
+        return f"no answer within {_ANSWERS_S:.0f} s; what listens there may not be Ray"
+    return _reason(list(filter(None, lines))) if child.returncode else ""
 
 
-def _reason(text: str) -> str:
+def _reason(lines: list[str]) -> str:
     """The line that says why, of all that Ray prints."""
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
     told = [i for i, line in enumerate(lines) if line.split(":")[0].endswith(("Error", "Exception"))]
     if not told:
         return lines[-1] if lines else "the connection failed"
-    name, _, first = lines[told[-1]].partition(": ")
-    if name == "AuthenticationError":
-        return "it wants its token: export RAY_AUTH_MODE=token, and have it in RAY_AUTH_TOKEN or ~/.ray/auth_token"
+    first = lines[told[-1]].partition(": ")[2]
     following = lines[told[-1] + 1 : told[-1] + 3] if first.startswith("Version mismatch") else []
     return " ".join([first, *following])[:300]
 
