@@ -41,7 +41,7 @@ SIZES = (20, 50, 100)
 GOALS = {20: 0.03, 50: 0.025, 100: 0.022}  # mean error, or 1.1 times what a perfect predictor misses by
 NOISY = 1.1
 FITTED, LEFT, SPLITS = 100, 30, 20  # of coverage
-RUNTIMES = ("onnxruntime/int8", "openvino/fp32", "openvino/bf16", "torch/fp32", "litert/fp32")
+RUNTIMES = ("onnxruntime/int8", "openvino/fp32", "openvino/bf16", "torch/fp32")
 
 
 @dataclass(frozen=True)
@@ -65,8 +65,14 @@ CASES = {
     "fp32": [Case(space, "local/onnxruntime/fp32") for space in ("vit_cifar", "elasticvit", "autoformer_tiny")],
     "runtimes": [Case("vit_cifar", f"local/{runtime}", 100, 100) for runtime in RUNTIMES],
     "executorch": [Case("vit_cifar", "local/executorch/fp32", 50, 50)],
+    "litert": [Case("vit_cifar", "local/litert/fp32", 100, 100)],
     "elasticvit": [Case("elasticvit", f"local/{runtime}", 100, 100) for runtime in RUNTIMES],
     "autoformer_tiny": [Case("autoformer_tiny", f"local/{runtime}", 100, 100) for runtime in RUNTIMES],
+    "slow": [
+        Case(space, f"local/{runtime}/fp32", 50, 50)  # half a minute to lower each
+        for space in ("elasticvit", "autoformer_tiny")
+        for runtime in ("litert", "executorch")
+    ],
 }
 
 
