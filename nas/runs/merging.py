@@ -142,22 +142,17 @@ def _write(runs: Mapping[str, Run], folder: Path, inputs: dict[str, Any]) -> Mer
     for aim in first.fronts:
         on_it = {name: set(_same_front(run, aim).rows(tables[name])["id"]) for name, run in runs.items()}
         members[aim.name] = _joint(every, on_it, traded(first, aim))
-    kept = {arch for ids in members.values() for arch in ids}
-    front = every[every["id"].isin(kept)].sort_values("macs", kind="stable").reset_index(drop=True)
+    chosen = {arch for ids in members.values() for arch in ids}
+    front = every[every["id"].isin(chosen)].sort_values("macs", kind="stable").reset_index(drop=True)
     owners = {arch: owners[arch] for arch in front["id"]}
-    facts = next(iter(runs.values())).facts
-    changed = {
-        name: kept
-        for name, known in factors.items()
-        if (kept := {target: factor for target, factor in known.items() if factor != 1})
-    }
+    facts = first.facts
     counts: dict[str, Any] = {
         "front": len(front),
         "evaluated": sum(map(is_searched, evaluations)),
         "measured": len(measurements),
         "repeated": repeated,
         "dominated": len({i for table in tables.values() for i in table["id"]}) - len(front),
-        "rescaled": changed,
+        "rescaled": _changed(factors),
     }
     _lines(folder / "evaluations.jsonl", evaluations)
     _lines(folder / "measurements.jsonl", measurements)
@@ -174,6 +169,12 @@ def _write(runs: Mapping[str, Run], folder: Path, inputs: dict[str, Any]) -> Mer
     write_json(folder / "state.json", {"stage": "merged", "updated": _now(), "details": details})
     write_json(folder / "run.json", {"format": FORMAT, "created": _now(), "inputs": inputs, "facts": facts})
     return Merged(folder, **counts)
+
+
+def _changed(factors: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, float]]:
+    """Without the factors of 1."""
+    other = {name: {target: f for target, f in known.items() if f != 1} for name, known in factors.items()}
+    return {name: known for name, known in other.items() if known}
 
 
 def _owners(tables: Mapping[str, pd.DataFrame]) -> dict[str, str]:
