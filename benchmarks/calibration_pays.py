@@ -96,10 +96,10 @@ def main() -> None:
     asked.work.mkdir(parents=True, exist_ok=True)
     ends = time.monotonic() + 60 * asked.minutes
     for name in asked.cases if not asked.report else ():
-        bench = Bench(name, asked.data, asked.work)
+        bench = Bench(name, asked.data, asked.work, asked.processes)
         if asked.processes > 1:
-            bench.prepare(asked.processes, ends)
-        for quantile, seed, arm in itertools.product(QUANTILES, SEEDS, ARMS):
+            bench.prepare(ends)
+        for seed, quantile, arm in itertools.product(SEEDS, QUANTILES, ARMS):
             if time.monotonic() < ends:
                 bench.search(arm, quantile, seed)
         bench.judge()
@@ -112,11 +112,11 @@ def main() -> None:
 class Bench:
     """One case: its supernet, its measured networks, a predictor for each arm."""
 
-    def __init__(self, name: str, data: str, work: Path, keeps: bool = True) -> None:
+    def __init__(self, name: str, data: str, work: Path, processes: int = 1, keeps: bool = True) -> None:
         self.case, self.path, self.work = CASES[name], work / f"{name}.jsonl", work / name
         self.target = Target.parse(self.case.target)
         self.space = nas.load_space(self.case.space)
-        self.asked, self.keeps = (name, data, work), keeps
+        self.asked, self.processes, self.keeps = (name, data, work), processes, keeps
         self.data = loaded(data if self.case.few is None else fewer(data, self.case.few, self.work / "data"))
         self.supernet = work / f"{self.space.name}-supernet"
         if not (self.supernet / MANIFEST).exists():
@@ -147,10 +147,10 @@ class Bench:
         with one_thread():
             yield fit_latency(X, y, space=self.space, parts=parts, made_with=about, rng=np.random.default_rng(0))
 
-    def prepare(self, processes: int, ends: float) -> None:
+    def prepare(self, ends: float) -> None:
         """Evaluate what the searches by prediction will ask for, a limit and a seed in a process at a time."""
-        tasks = [(quantile, seed) for quantile, seed in itertools.product(QUANTILES, SEEDS)]
-        with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
+        tasks = [(quantile, seed) for seed, quantile in itertools.product(SEEDS, QUANTILES)]
+        with ProcessPoolExecutor(self.processes, mp_context=get_context("spawn")) as pool:
             waiting = [pool.submit(evaluated, self.asked, *task, ends) for task in tasks]
             for done in as_completed(waiting):
                 self._keep(done.result())
@@ -216,9 +216,11 @@ class Bench:
     def _whole(self, limit: float, seed: int) -> tuple[list[nas.Arch], list[float], list[float]]:
         """What `nas search` returns, with the calibrated predictor handed in."""
         folder = self.predictors["calibrated"].save(self.work / "predictor")
+        several: dict[str, Any] = {"ray": "local", "workers": self.processes} if self.processes > 1 else {}
         run = nas.search(
             self.space, self.supernet, budgets=[f"latency_ms<={limit!r}@{self.case.target}"], predictors=[folder],
             out=self.folder(limit, seed), evaluations=self.case.evaluations, seed=seed,
+            **several,
         )  # fmt: skip
         predicted = run.front[f"latency_ms[{self.case.target}].predicted"]
         return [run.arch(i) for i in run.front["id"]], run.front["accuracy_inherited"].tolist(), predicted.tolist()
