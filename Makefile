@@ -26,7 +26,7 @@ demo: .venv/.core  ## the whole path on an embedded data set: train, measure, se
 	@start=$$SECONDS; $(BIN)/nas demo $(DEMO_ARGS); echo "Ran for $$((SECONDS - start)) s (installing is not counted)." >&2
 
 test: lint  ## everything that CI checks: ruff, mypy, pytest
-	@start=$$SECONDS; $(BIN)/python -m pytest -m 'not alone' $(WORKERS); $(BIN)/python -m pytest -m alone; \
+	@start=$$SECONDS; $(BIN)/python -m pytest -m 'not alone' --durations=30 $(WORKERS); $(BIN)/python -m pytest -m alone; \
 		echo "Tested for $$((SECONDS - start)) s." >&2
 
 fast: lint  ## the same without the tests marked slow
