@@ -43,7 +43,8 @@ def pytest_unconfigure() -> None:
 @pytest.hookimpl(tryfirst=True)  # before xdist reads the marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What shares an expensive fixture runs in one worker (`--dist loadgroup`), so that it is made once. Tests of
-    clusters are in the group of the journey, which some take: clusters of one machine find each other."""
+    clusters are a group, `ray`, since clusters of one machine find each other; those of them that take the journey make
+    it again, since both groups in one worker would have the other wait."""
     for item in items:
         if item.get_closest_marker("xdist_group"):
             continue

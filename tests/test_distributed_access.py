@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from journey import nas
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("journey"), pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("ray"), pytest.mark.timeout(300)]
 
 MINE, OTHER = "5" * 64, "6" * 64
 # What a head of another Ray says of itself, on a real head: installing a second Ray takes minutes.

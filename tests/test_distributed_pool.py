@@ -15,7 +15,7 @@ import pytest
 from nas.distributed import Pool, Terms, cluster
 from nas.errors import InputError, MeasureError, SearchError
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("journey")]
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("ray")]
 
 
 @pytest.fixture(scope="module", autouse=True)

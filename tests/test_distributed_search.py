@@ -16,7 +16,7 @@ import pandas as pd
 import pytest
 from journey import EVALUATIONS, Journey, nas, search_command
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("ray"), pytest.mark.timeout(400)]
 
 RUNS = 2  # of each fault; benchmarks/faults.py has more
 

@@ -24,7 +24,7 @@ from nas.training import load_supernet, train
 from nas.training.label_writer import write_labels
 from nas.training.soft_labels import load_soft_labels
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("journey")]
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("ray")]
 OPTIONS = {"sampler": "complexity", "steps": 400, "batch_size": 32, "subnets_per_step": 2, "precision": "fp32"}
 
 SCRIPT = """

@@ -222,7 +222,7 @@ def test_runs_of_another_version_and_other_supernets_are_refused(run, journey, t
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("journey")
+@pytest.mark.xdist_group("ray")
 def test_where_no_cluster_answers_one_line_says_so_in_time(run, capsys):
     from nas.cli import main
 
@@ -234,7 +234,7 @@ def test_where_no_cluster_answers_one_line_says_so_in_time(run, capsys):
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("journey")
+@pytest.mark.xdist_group("ray")
 def test_trials_on_ray_are_averaged_and_outlive_their_driver(run):
     """Killed while trials run, repeated: what was done is not done again, and the same number of trials is tried."""
     arch = ids(run)[-1]
@@ -270,7 +270,7 @@ def test_trials_on_ray_are_averaged_and_outlive_their_driver(run):
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("journey")
+@pytest.mark.xdist_group("ray")
 def test_one_training_each_on_ray_is_that_of_this_process(run, journey, tmp_path):
     here = Path(shutil.copytree(journey.run, tmp_path / "here"))
     chosen = [option for arch in ids(run)[:2] for option in ("--arch", arch)]
