@@ -1,5 +1,7 @@
 """Mix'n'Match asks along a line from the smallest network to the largest, whatever it is told."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from small_spaces import COMPUTED
@@ -78,6 +80,7 @@ def test_it_learns_nothing():
 
 def test_genes_without_a_name_are_mixed_by_their_number_of_choices():
     space = Bits((9,))
+    space.genes = tuple(SimpleNamespace(choices=gene.choices) for gene in space.genes)
     X = MixNMatch(space, np.random.default_rng(0)).ask(10)
     assert sorted(X[:, 1:].sum(axis=1)) == list(range(10))
     assert (np.diff(X[:, 1:], axis=1) >= 0).all()
