@@ -56,8 +56,9 @@ def test_what_was_promised_ships():
         for precision in ("fp32", "int8")
     ]
     assert sorted([*BLOCKS, *phones, *GPUS]) == PUBLIC
-    runtimes = ("executorch_fp32", "onnxruntime_int8", "openvino_bf16", "openvino_fp32", "torch_fp32")
+    runtimes = ("executorch_fp32", "litert_fp32", "onnxruntime_int8", "openvino_bf16", "openvino_fp32", "torch_fp32")
     here = [f"{runtime}_vit_cifar" for runtime in runtimes]
+    here += ["onnxruntime_int8_elasticvit"]
     here += [f"onnxruntime_fp32_{space}" for space in ("vit_cifar", "elasticvit", "autoformer_tiny")]
     spaces = ("vit_cifar", "autoformer_tiny", "autoformer_small", "elasticvit")
     gpu = [f"{precision}_{space}" for precision in ("bf16", "fp32") for space in spaces]
