@@ -24,7 +24,7 @@ from nas.integrations.nni.distance import distance
 from nas.search import explore, pareto_front, searcher_named
 from nas.search.searchers import outside_searchers
 
-with_nni = pytest.mark.skipif(find_spec("nni") is None, reason="needs the extra nni")
+with_nni = pytest.mark.skipif(find_spec("nni") is None, reason="nni is not installed: pip install 'paretovit[nni]'")
 NAMES = ("nni:random", "nni:grid", "nni:regularized_evolution", "nni:tpe")
 LEARNING = NAMES[2:]
 

@@ -2,14 +2,14 @@
 
 import numpy as np
 import pytest
+import torch
 from test_search_bits import Bits, lotz
 
 from nas.search import EHVI, RandomSearch, hypervolume, search_directly
 
-torch = pytest.importorskip("torch")
 pytest.importorskip("botorch", reason="botorch is not installed: pip install 'paretovit[bo]'")
 
-from nas.acquisition import Improvement  # noqa: E402
+from nas.acquisition import Improvement
 
 RNG = np.random.default_rng(0)
 INPUTS = RNG.random((30, 4))

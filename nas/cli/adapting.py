@@ -58,7 +58,7 @@ def adapt(
     import time
 
     from nas.pipeline import adapt as run_adapt
-    from nas.runs.front import held, hold_rate
+    from nas.runs.fleet import pooled_rate
 
     started = time.perf_counter()
     with Console() as console:
@@ -67,7 +67,7 @@ def adapt(
             evaluations=evaluations, precision=precision, seed=seed, device=device, threads=threads, steps=steps,
             epochs=epochs, minutes=minutes, sampler=sampler, batch_size=batch_size, lr=lr, listener=console,
         )  # fmt: skip
-    rate = hold_rate(held(run.front, run.measurements, run.budgets))
+    rate = pooled_rate(run)
     result = search_json(run, time.perf_counter() - started)
     result |= {"rows": rate.rows, "held": rate.held, "hold_rate": rate.rate, "interval": [rate.low, rate.high]}
     emit(as_json, result, f"{front_table(run)}\n\n{rate_text(rate)}\nnext: nas report {run.path}")

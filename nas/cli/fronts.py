@@ -54,9 +54,11 @@ def front_table(run: Any) -> str:
 
 def _only(row: dict[str, Any], targets: Any) -> dict[str, Any]:
     """A row with the latencies, and energies, of some targets alone."""
+    from nas.runs.front import TARGET_METRICS
+
     return row | {
         metric: {target: figures for target, figures in row[metric].items() if target in targets}
-        for metric in ("latency_ms", "energy_mj")
+        for metric in TARGET_METRICS
         if metric in row
     }
 

@@ -105,16 +105,17 @@ def _check_answers(address: str) -> None:
 def _refusal(address: str) -> str:
     """Why a process cannot connect, '' where it can."""
     command = [sys.executable, "-c", _PROBE, address]
-    lines: list[str] = []
+    lines, wants_token = [], False
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as child:
         limit = threading.Timer(_ANSWERS_S, child.kill)
         limit.start()
         for line in child.stderr or ():
             lines.append(line.strip())
-            if any(mark in line for mark in _NO_TOKEN):  # which Ray tries again for half a minute
-                child.kill()
+            if any(mark in line for mark in _NO_TOKEN):
+                wants_token = True
+                child.kill()  # Ray would try again for half a minute
         limit.cancel()
-    if any(mark in line for line in lines for mark in _NO_TOKEN):
+    if wants_token:
         return "it wants its token: export RAY_AUTH_MODE=token, and have it in RAY_AUTH_TOKEN or ~/.ray/auth_token"
     if child.returncode == -signal.SIGKILL:
         return f"no answer within {_ANSWERS_S:.0f} s; what listens there may not be Ray"

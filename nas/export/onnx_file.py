@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import logging
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ import numpy as np
 from nas.arch import Arch
 from nas.errors import ExportError, first_line
 from nas.export.fold import fold_norms
+from nas.export.optional import errors_only
 from nas.export.parity import Ask, Exported, check_folder, check_parity, own_copy, write_export
 from nas.export.quantised import quantise
 
@@ -163,12 +163,6 @@ def _label(model: ModelProto, arch: Arch, notes: Mapping[str, str]) -> ModelProt
 @contextmanager
 def quiet() -> Iterator[None]:
     """Keep the exporter's warnings about optional packages off the terminal; errors are raised anyway."""
-    logger = logging.getLogger("torch.onnx")
-    before = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(before)
+    with errors_only("torch.onnx"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield

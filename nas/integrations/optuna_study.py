@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from nas.errors import InputError, RunError, first_line
 from nas.runs import Run
+from nas.runs.fleet import objectives_of
 from nas.runs.journal import plain
-from nas.runs.volume import objectives_of
 from nas.search.optuna_search import quiet
 from nas.space import SearchSpace, space_from_toml
 

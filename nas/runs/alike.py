@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 from nas.errors import RunError
 from nas.runs import front as fronts
+from nas.runs.fleet import FrontOf, objectives_of
 from nas.runs.run import Run
-from nas.runs.volume import check_front, objectives_of
+from nas.runs.volume import check_front
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -52,7 +53,7 @@ def check_mergeable(runs: Mapping[str, Run]) -> None:
         "supernet": lambda run: _at(run.inputs, "supernet", "digest"),
         "precision of accuracies": lambda run: run.inputs.get("judged_on") or "fp32",
         "targets": lambda run: ", ".join(sorted(objectives_of(run))),
-        "fronts": lambda run: "; ".join(f"{front.name}: {', '.join(front.objectives)}" for front in run.fronts),
+        "fronts": lambda run: "; ".join(sorted(map(_front_text, run.fronts))),
         "targets that are only predicted": lambda run: ", ".join(sorted(run.predicted_only)) or "none",
     }
     for run in runs.values():
@@ -60,6 +61,10 @@ def check_mergeable(runs: Mapping[str, Run]) -> None:
             _same(first, run, what, fact(run), fact(first))
         for what, was, now in elsewhere(first, run):
             _same(first, run, what, now, was)
+
+
+def _front_text(front: FrontOf) -> str:
+    return f"{', '.join(sorted(front.objectives))} on {front.name or 'all targets'}"
 
 
 def elsewhere(first: Run, run: Run) -> list[tuple[str, str, str]]:

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 from nas.errors import InputError, RunError
 from nas.runs import front as fronts
 from nas.runs.alike import elsewhere, on_scale, open_runs, scales, told
+from nas.runs.fleet import ACCURACY
 from nas.runs.run import Run
-from nas.runs.volume import ACCURACY, ROOM, cost_of, recorded_reference, scaled
+from nas.runs.volume import ROOM, cost_of, recorded_reference, scaled
 
 if TYPE_CHECKING:
     import pandas as pd

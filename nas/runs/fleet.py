@@ -17,11 +17,12 @@ if TYPE_CHECKING:
     from nas.search.budgets import Budget
 
 FRONTS = "fronts.json"
+ACCURACY = "accuracy"
 
 
 class FrontOf(NamedTuple):
     """One front of a run. name: its target, '' where it is of all; budgets: of its rows; objectives: budget keys of
-    what it trades, empty where an early run does not say; ids: of its rows, None for every row of the table."""
+    what it trades; ids: of its rows, None for every row of the table."""
 
     name: str
     budgets: tuple[Budget, ...]
@@ -49,8 +50,7 @@ def fronts_of(run: Run) -> tuple[FrontOf, ...]:
 
     asked: Sequence[Mapping[str, Any]] = run.inputs.get("fronts", ())
     if not asked:
-        costs = run.details.get("calibrated", {}).get("objectives")
-        return (FrontOf("", tuple(run.budgets), ("accuracy", *costs) if costs else (), None),)
+        return (FrontOf("", tuple(run.budgets), (ACCURACY, *objectives_of(run)), None),)
     members = _members(run.path) if len(asked) > 1 else None
     return tuple(
         FrontOf(
@@ -69,6 +69,14 @@ def _members(path: Path) -> dict[str, list[str]]:
     if not isinstance(members, dict) or not all(isinstance(ids, list) for ids in members.values()):
         raise RunError(f"{file} does not say which rows are on which front; restore it, or repeat the search")
     return members
+
+
+def objectives_of(run: Run) -> list[str]:
+    """What a run traded accuracy for on any of its fronts, as budget keys: `latency_ms@TARGET`, ..., `macs`."""
+    recorded = run.details.get("calibrated", {}).get("objectives")
+    if recorded:
+        return [str(key) for key in recorded]
+    return list(dict.fromkeys(b.key for b in run.budgets if b.metric in ("latency_ms", "energy_mj"))) or ["macs"]
 
 
 def front_of(run: Run, target: str | None = None) -> FrontOf:

@@ -19,11 +19,11 @@ from nas.errors import RunError
 from nas.files import PART, sync_folder
 from nas.runs import front as fronts
 from nas.runs.alike import TIMES, check_mergeable, on_scale, open_runs, references, scales
-from nas.runs.fleet import FRONTS, FrontOf
+from nas.runs.fleet import ACCURACY, FRONTS, FrontOf, objectives_of
 from nas.runs.journal import Row, read_json, read_rows, write_atomic, write_json
 from nas.runs.rows import JOURNALS, evaluation_key, is_searched
 from nas.runs.run import FORMAT, Run, read_header
-from nas.runs.volume import ACCURACY, cost_of, objectives_of, recorded_reference, scaled, traded
+from nas.runs.volume import cost_of, recorded_reference, scaled
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -141,7 +141,7 @@ def _write(runs: Mapping[str, Run], folder: Path, inputs: dict[str, Any]) -> Mer
     members = {}
     for aim in first.fronts:
         on_it = {name: set(_same_front(run, aim).rows(tables[name])["id"]) for name, run in runs.items()}
-        members[aim.name] = _joint(every, on_it, traded(first, aim))
+        members[aim.name] = _joint(every, on_it, aim.objectives)
     chosen = {arch for ids in members.values() for arch in ids}
     front = every[every["id"].isin(chosen)].sort_values("macs", kind="stable").reset_index(drop=True)
     owners = {arch: owners[arch] for arch in front["id"]}

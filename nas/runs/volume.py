@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from nas.errors import InputError, RunError
-from nas.runs.fleet import FrontOf, front_of
+from nas.runs.fleet import ACCURACY, front_of, objectives_of
 from nas.runs.front import values
 
 if TYPE_CHECKING:
@@ -14,7 +14,6 @@ if TYPE_CHECKING:
 
     from nas.runs.run import Run
 
-ACCURACY = "accuracy"
 ROOM = 1.1  # a reference that nobody recorded is so many times the greatest cost
 
 
@@ -41,7 +40,7 @@ def front_volume(
 
     check_front(run)
     front = front_of(run, target)
-    keys = traded(run, front)
+    keys = front.objectives
     source = "as given"
     if reference is not None and len(reference) != len(keys):
         named = ", ".join(map(named_loss, keys))
@@ -61,26 +60,13 @@ def front_volume(
     return Volume(value, said, source, len(points) - inside)
 
 
-def objectives_of(run: Run) -> list[str]:
-    """What a run traded accuracy for on any of its fronts, as budget keys: `latency_ms@TARGET`, ..., `macs`."""
-    recorded = run.details.get("calibrated", {}).get("objectives")
-    if recorded:
-        return [str(key) for key in recorded]
-    return list(dict.fromkeys(b.key for b in run.budgets if b.metric in ("latency_ms", "energy_mj"))) or ["macs"]
-
-
-def traded(run: Run, front: FrontOf) -> list[str]:
-    """The objectives of a front of a run, as budget keys, accuracy among them where it was traded."""
-    return list(front.objectives) or [ACCURACY, *objectives_of(run)]
-
-
 def recorded_reference(run: Run) -> dict[str, float] | None:
     """The reference that the search recorded with its rounds, or that a merge kept, by objective, of accuracy an error
     rate; None where there is none."""
     merged: dict[str, float] | None = run.details.get("merged", {}).get("reference")
     if not len(run.rounds) or "reference" not in run.rounds:
         return merged
-    keys = traded(run, run.fronts[0]) if len(run.fronts) == 1 else [ACCURACY, *objectives_of(run)]
+    keys = run.fronts[0].objectives if len(run.fronts) == 1 else (ACCURACY, *objectives_of(run))
     return dict(zip(keys, map(float, run.rounds["reference"].iloc[-1]), strict=True))
 
 

@@ -55,7 +55,7 @@ METRICS: Mapping[str, Metric] = {
     "memory_mib": Metric("<=", "MiB", example="memory_mib<=20"),
     "accuracy": Metric(">=", "share of 1", example="accuracy>=0.9"),
 }
-_LIKELY = f"P({METRICS['latency_ms'].example})>=0.95"
+_SURE = f"P({METRICS['latency_ms'].example})>=0.95"
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ def parse_budget(text: str) -> Budget:
     if stated := _CHANCE.fullmatch(text):
         return _with_chance(text, stated)
     if re.match(r"\s*[Pp]\s*\(", text):
-        raise BudgetError(f"budget {text!r} cannot be read, expected P(BUDGET)>=CHANCE, such as {_LIKELY}")
+        raise BudgetError(f"budget {text!r} cannot be read, expected P(BUDGET)>=CHANCE, such as {_SURE}")
     match = _SHAPE.fullmatch(text)
     if not match:
         raise BudgetError(
@@ -130,7 +130,7 @@ def _with_chance(text: str, match: re.Match[str]) -> Budget:
     if inner.chance is not None:
         problem = "a chance of a chance; say P( ) once"
     if problem:
-        raise BudgetError(f"budget {text!r}: {problem}, as in {_LIKELY}")
+        raise BudgetError(f"budget {text!r}: {problem}, as in {_SURE}")
     return replace(inner, chance=chance)
 
 

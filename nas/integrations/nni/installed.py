@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import importlib
-import logging
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 from nas.errors import InputError, first_line
 from nas.export.optional import needed
@@ -27,15 +24,3 @@ def prepare() -> None:
             f"nni is installed and cannot be imported ({first_line(error)}); it needs an environment of its own, "
             "without constraints.txt: pip install 'paretovit[nni]'"
         ) from error
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Without NNI's line on stdout for each model."""
-    logger = logging.getLogger("nni")
-    before = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(before)

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from nas.export.optional import errors_only
 from nas.integrations.nni.distance import distance
-from nas.integrations.nni.installed import prepare, quiet
+from nas.integrations.nni.installed import prepare
 from nas.search.evolving import Evolving
 from nas.search.protocol import Floats, Genotypes, Indices
 
@@ -59,7 +60,7 @@ class NNISearch(Evolving):
         from nas.integrations.nni.engine import Collector
 
         engine = Collector(self._at_most(n), self._seen, self._patient())
-        with quiet():
+        with errors_only("nni"):  # else a line on stdout for each model
             self._strategy()(self._models, engine)
         new, again = (np.array(rows, np.int16).reshape(-1, self._X.shape[1]) for rows in (engine.rows, engine.repeats))
         if not len(again):
