@@ -1,4 +1,5 @@
-"""A stand-in for what lowers slowly: ONNX graphs for ONNX Runtime, and a line in a file for each that was made."""
+"""A stand-in for what lowers slowly: ONNX graphs for ONNX Runtime, and a line in a file for each that was
+made: its id, and the process."""
 
 from __future__ import annotations
 
@@ -26,5 +27,5 @@ def lower(subject: Subject, target: Target) -> bytes:
     model = lower_quickly(subject, target)
     assert isinstance(model, bytes)
     with Path(os.environ[MADE]).open("a") as file:
-        file.write(f"{getattr(subject, 'id', subject)}\n")
+        file.write(f"{getattr(subject, 'id', subject)} {os.getpid()}\n")
     return model

@@ -13,6 +13,7 @@ import numpy as np
 from nas.latency.onboard.rounds import MIN_TIMING_S, Run
 from nas.latency.protocol import Accept, Clock, Effort, Say, Session, measure_rounds
 from nas.latency.runtimes import Subject
+from nas.latency.runtimes.ahead import Lower, lowering_ahead
 from nas.latency.target import LOCAL, Target
 
 WAKE_S = 0.3  # of runs before a session on a GPU: while networks were made ready it idled, and its clocks fell
@@ -45,13 +46,28 @@ def open_bench(target: Target, anchor: Subject, *, clock: Clock, say: Say) -> It
     """The bench of a target's device; `say` hears of connections that had to be made again. Raises `TargetError` where
     the target cannot be measured from here."""
     target.check()
-    if target.device == LOCAL:
-        yield _Here(target, anchor, clock)
-        return
-    from nas.latency.devices import find_device
+    with lowering_ahead(target, say) as lower:
+        if target.device == LOCAL:
+            yield _Ready(_Here(target, anchor, clock), lower)
+            return
+        from nas.latency.devices import find_device
 
-    with find_device(target.device).bench(target, anchor, say) as bench:
-        yield bench
+        with find_device(target.device).bench(target, anchor, say) as bench:
+            yield _Ready(bench, lower)
+
+
+@dataclass(frozen=True)
+class _Ready:
+    """A bench whose networks are lowered, several at once, before a session asks for one after the other."""
+
+    bench: Bench
+    lower: Lower
+
+    def session(
+        self, subjects: Sequence[Subject], *, rng: np.random.Generator, effort: Effort, accept: Accept | None = None
+    ) -> Session:
+        self.lower(subjects)
+        return self.bench.session(subjects, rng=rng, effort=effort, accept=accept)
 
 
 class _Here:

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
@@ -15,6 +12,7 @@ import numpy as np
 
 from nas.arch import Arch
 from nas.errors import MeasureError, last_line
+from nas.latency.child import start
 from nas.latency.measure import CHUNK, Measurement, measure_archs
 from nas.latency.protocol import ADAPTIVE, Effort, Say
 from nas.latency.runtimes import Subject
@@ -52,7 +50,7 @@ def measure_in_fresh_process(
         "chunk": chunk,
     }
     with tempfile.TemporaryFile("w+", errors="replace") as errors:
-        worker = _start(target, errors)
+        worker = start("nas.latency.worker", threads=target.threads, errors=errors)
         assert worker.stdin is not None
         assert worker.stdout is not None
         try:
@@ -66,19 +64,6 @@ def measure_in_fresh_process(
 
 def _describe(subject: Subject) -> dict[str, str]:
     return {"arch": subject.to_json()} if isinstance(subject, Arch) else {"file": str(subject.absolute())}
-
-
-def _start(target: Target, errors: IO[str]) -> subprocess.Popen[str]:
-    threads = str(target.threads)
-    environment = os.environ | {
-        # The modules of this process from where it has them, and none from the current folder that it has not (-P).
-        "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path),
-        "OMP_NUM_THREADS": threads,
-        "MKL_NUM_THREADS": threads,
-    }
-    command = [sys.executable, "-P", "-m", "nas.latency.worker"]
-    pipe = subprocess.PIPE
-    return subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=errors, text=True, env=environment)
 
 
 def _send(job: dict[str, Any], stdin: IO[str]) -> None:
