@@ -12,7 +12,6 @@ from nas.latency.lasting import ENERGY_S
 from nas.latency.measure import CHUNK, anchor_arch, chunks, glance, mib
 from nas.latency.protocol import ADAPTIVE, Effort
 from nas.latency.runtimes import RUNTIMES, Subject, ahead
-from nas.latency.runtimes.kept import cache_folder
 from nas.latency.target import LOCAL, Target
 
 PREPARE_S = 0.05  # per network, beside
@@ -79,9 +78,7 @@ def _lower_s(subjects: Sequence[Subject], target: Target) -> float:
     """To lower and load each once."""
     total = sum(PREPARE_S + PREPARE_S_PER_MIB * mib(subject) for subject in subjects)
     if target.spec.operator_s:
-        lacking = ahead.to_lower(subjects, target)
-        at_once = min(ahead.processes(), len(lacking)) if cache_folder() else 1
-        return total + sum(target.spec.operator_s * len(operators(arch)) for arch in lacking) / max(1, at_once)
+        return total + ahead.lowering_s(ahead.to_lower(subjects, target), target)
     if target.spec.portable:
         archs = [subject for subject in subjects if isinstance(subject, Arch)]
         total += sum(EXPORT_S_PER_OPERATOR * len(operators(arch)) for arch in archs if as_vit(arch) is None)

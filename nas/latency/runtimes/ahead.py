@@ -21,6 +21,7 @@ from functools import partial
 from queue import Empty, SimpleQueue
 
 from nas.arch import Arch
+from nas.cost import operators
 from nas.errors import NasError
 from nas.latency import child
 from nas.latency.onboard.facts import memory_mib, usable_cores
@@ -46,9 +47,10 @@ def lowering_ahead(target: Target, say: Say) -> Iterator[Lower]:
 
     def lower(subjects: Sequence[Subject]) -> None:
         lacking = to_lower(subjects, target)
-        if cache_folder() is None or (count := min(processes(), len(lacking))) < 2:
+        if (count := _at_once(lacking)) < 2:
             return
-        say(f"lowering {len(lacking)} networks for {target.runtime}, {count} at once")
+        about_s = lowering_s(lacking, target)
+        say(f"lowering {len(lacking)} networks for {target.runtime}, {count} at once: about {about_s:.0f} s")
         start = partial(child.start, "nas.latency.runtimes.ahead", str(target), threads=1, errors=subprocess.DEVNULL)
         _end(gone := [worker for worker in workers if worker.poll() is not None])
         workers[:] = [worker for worker in workers if worker not in gone]
@@ -68,6 +70,15 @@ def to_lower(subjects: Sequence[Subject], target: Target) -> list[Arch]:
     archs = {subject.id: subject for subject in subjects if isinstance(subject, Arch)}
     known = kept_ids(target.spec, archs.values(), target)
     return [arch for arch in archs.values() if arch.id not in known]
+
+
+def lowering_s(archs: Sequence[Arch], target: Target) -> float:
+    """About how long that takes for those architectures."""
+    return sum(target.spec.operator_s * len(operators(arch)) for arch in archs) / max(1, _at_once(archs))
+
+
+def _at_once(archs: Sequence[Arch]) -> int:
+    return min(processes() if cache_folder() else 1, len(archs))
 
 
 def _share(archs: Sequence[Arch], workers: Sequence[subprocess.Popen[str]]) -> None:
