@@ -104,9 +104,9 @@ RUNTIMES: Final = {
         "openvino", "openvino", ("fp32", "bf16", "int8"), "sdpa", f"{_ROOM}.openvino_graph", "openvino"
     ),
     "executorch": Runtime(
-        "executorch", "executorch", ("fp32",), "written out", f"{_ROOM}.executorch_program", "executorch", 0.2
+        "executorch", "executorch", ("fp32",), "written out", f"{_ROOM}.executorch_program", "executorch", 0.12
     ),
-    "litert": Runtime("litert", "ai-edge-litert", ("fp32",), "sdpa", f"{_ROOM}.litert_model", "litert", 0.15),
+    "litert": Runtime("litert", "ai-edge-litert", ("fp32",), "sdpa", f"{_ROOM}.litert_model", "litert", 0.07),
     "torch": Runtime("torch", "torch", ("fp32",), "sdpa", f"{_ROOM}.torch_eager"),
     # On a GPU. TensorRT multiplies fp32 in TF32, and ONNX Runtime has no way to tell it not to: so it is called that.
     "torch_cuda": Runtime("torch_cuda", "torch", _HALVES, "sdpa", f"{_ROOM}.torch_cuda", gpu=True),
