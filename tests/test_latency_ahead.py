@@ -17,7 +17,7 @@ from test_latency_measure import ARCHS, QUICK
 from nas.cost import operators
 from nas.latency import RUNTIMES, Target, child, estimate_seconds, measure_archs
 from nas.latency.runtimes import ahead
-from nas.latency.runtimes.kept import FOLDER, LIMIT, OFF
+from nas.latency.runtimes.kept import FOLDER, LIMIT, OFF, kept_ids
 
 TARGET = Target.parse("local/onnxruntime/fp32")
 SITE = """
@@ -126,3 +126,18 @@ def test_the_time_said_before_is_shared_by_the_processes(monkeypatch: pytest.Mon
     assert lowering_s(100) == pytest.approx(alone / 4)
     monkeypatch.setenv(FOLDER, OFF)
     assert lowering_s(2) == pytest.approx(alone)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("runtime", ["executorch", "litert"])
+def test_a_real_runtime_finds_what_the_processes_lowered(runtime: str) -> None:
+    if RUNTIMES[runtime].version is None:
+        pytest.skip(f"{runtime} is not installed: pip install 'paretovit[{RUNTIMES[runtime].extra}]'")
+    if runtime == "litert" and not os.environ.get("NAS_LITERT_PYTHON"):
+        pytest.skip("no converter: set NAS_LITERT_PYTHON to an interpreter that has litert-torch")
+    target = Target.parse(f"local/{runtime}/fp32")
+    with ahead.lowering_ahead(target, lambda text: None) as lower:
+        lower(ARCHS[:2])
+    assert kept_ids(target.spec, ARCHS[:2], target) == {arch.id for arch in ARCHS[:2]}
+    rows = dict(measure_archs(ARCHS[:2], target, rng=np.random.default_rng(0), anchor=ARCHS[0], effort=QUICK))
+    assert len(rows) == 2

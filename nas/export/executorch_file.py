@@ -27,7 +27,7 @@ def export_executorch(
     network: nn.Module, arch: Arch, path: str | Path, notes: Mapping[str, str] = MappingProxyType({})
 ) -> Exported:
     """Write `network` to `path` as an ExecuTorch program, fp32, for batches of one: `forward` takes (1, C, H, W) to
-    (1, K). Its methods `arch` and those named in `notes` return texts. Takes half a minute for a ViT of 12 blocks.
+    (1, K). Its methods `arch` and those named in `notes` return texts. Takes ten seconds for a ViT of 12 blocks.
     Raises `InputError` without ExecuTorch, `ExportError` where a logit is further than 1e-4 x max(1, max |logit|) from
     torch's, or nothing can be written."""
     path = Path(path)

@@ -18,7 +18,7 @@ PREPARE_S = 0.05  # per network, beside
 PREPARE_S_PER_MIB = 0.004  # drawing random weights and optimising the graph
 EXPORT_S_PER_OPERATOR = 0.004  # where the network is no plain ViT, whose graph is written (2 to 8 ms, eight spaces)
 ELSEWHERE_S_PER_MAC = 1e-10  # of a device that nothing is known of: one core that does 10 GMACs a second
-STAND_IN = "onnxruntime"  # for the speed of this machine, where the runtime takes half a minute to lower the anchor
+STAND_IN = "onnxruntime"  # for the speed of this machine, where lowering the anchor would take long
 
 
 def estimate_seconds(
@@ -34,7 +34,7 @@ def estimate_seconds(
 
     The speed of the target follows from `reference_ms` where an earlier session found it. Otherwise a network is run a
     few times (0.1 s here, a connection elsewhere); not on a phone, where that takes as long as a session, nor where it
-    would have to be lowered for half a minute first: there the speed is that of ONNX Runtime here, or a guess
+    would have to be lowered for many seconds first: there the speed is that of ONNX Runtime here, or a guess
     elsewhere, which may be several times off. Networks that are kept lowered take no time to lower. Raises as
     `measure_archs` does.
     """

@@ -1,4 +1,4 @@
-"""Networks lowered in several processes at once, for runtimes that take half a minute for each.
+"""Networks lowered in several processes at once, for runtimes that take 5 to 40 seconds for each.
 
 Each process keeps what it lowers (`nas.latency.runtimes.kept`), and whoever prepares the network next finds it there.
 So this only saves time: what a process could not lower, or took with it when it died, is lowered or refused by whoever
@@ -52,10 +52,9 @@ def lowering_ahead(target: Target, say: Say) -> Iterator[Lower]:
         about_s = lowering_s(lacking, target)
         say(f"lowering {len(lacking)} networks for {target.runtime}, {count} at once: about {about_s:.0f} s")
         start = partial(child.start, "nas.latency.runtimes.ahead", str(target), threads=1, errors=subprocess.DEVNULL)
-        _end(gone := [worker for worker in workers if worker.poll() is not None])
-        workers[:] = [worker for worker in workers if worker not in gone]
-        workers.extend(start() for _ in range(count - len(workers)))
-        _share(lacking, workers[:count])
+        alive = [worker for worker in workers if worker.poll() is None][:count]
+        workers.extend(new := [start() for _ in range(count - len(alive))])
+        _share(lacking, [*alive, *new])
 
     try:
         yield lower

@@ -25,7 +25,7 @@ def made_with() -> dict[str, str]:
 
 
 def lower(subject: Subject, target: Target) -> Model:
-    """The program of an architecture, which takes half a minute, or the exported file."""
+    """The program of an architecture, which takes 10 to 40 seconds, or the exported file."""
     from nas.export.executorch_file import executorch_bytes
     from nas.export.optional import needed
 

@@ -1,4 +1,4 @@
-"""Lowered networks that are kept between processes, for runtimes that take half a minute to lower one.
+"""Lowered networks that are kept between processes, for runtimes that take 5 to 40 seconds to lower one.
 
 A file is found by all that decides its content, which its name digests: `ARCH.SETTING.NETWORK.model`. SETTING stands
 for the runtime, whatever lowers for it in its version, torch, precision, lowering, batch, the code of this project that
