@@ -73,7 +73,8 @@ def cases() -> list[Any]:
 def test_a_method_evaluates_distinct_rows_and_no_more(bench: Any, tables: Path, name: str, on: str) -> None:
     method = bench.search_methods.METHODS[name]
     if missing := method.missing():
-        pytest.skip(f"{missing} is not installed: pip install 'paretovit[bo]'")
+        extra = {"botorch": "bo", "pymoo": "dev"}.get(missing, missing)
+        pytest.skip(f"{missing} is not installed: pip install 'paretovit[{extra}]'")
     instance = bench.search_instances.opened(on, tables)
     paid = bench.search_methods.Paid(instance, EVALUATIONS)
     with contextlib.suppress(bench.search_methods.SpentError):
