@@ -3,6 +3,7 @@
     OMP_NUM_THREADS=1 python benchmarks/latency_here.py [--cases fp32,runtimes] [--minutes 90] [--out results]
     python benchmarks/latency_here.py --report --out results
     python benchmarks/latency_here.py --ship epyc-zen5     # what is measured, into latency_tables/ and predictors/
+    python benchmarks/latency_here.py --shipped epyc-zen5 --out results    # by the tables that ship: measures nothing
 
 A case is a space on a target. Three tables each, by the public protocol: networks to fit (the ends, then every gene
 uniform), others drawn at random to judge by, and these once more in later sessions: what a perfect predictor would
@@ -23,7 +24,7 @@ from typing import Any
 
 import numpy as np
 import record
-from shipping import ROOT, ship_predictor, shipped_name
+from shipping import ROOT, noise_of, ship_predictor, shipped_name
 
 from nas.errors import NasError
 from nas.latency import LatencyTable, TableWriter, Target, estimate_seconds, measure_archs, read_table
@@ -78,18 +79,32 @@ CASES = {
 
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("--cases", type=lambda text: text.split(","), default=list(CASES), help=", ".join(CASES))
+    options.add_argument(
+        "--cases",
+        type=lambda text: text.split(","),
+        default=list(CASES),
+        help=", ".join(CASES) + "; or one case: 'elasticvit local/torch/fp32'",
+    )
     options.add_argument("--minutes", type=float, default=1e6)
     options.add_argument("--work", type=Path, default=Path(".bench/latency_here"))
     options.add_argument("--out", type=Path)
     options.add_argument("--report", action="store_true", help="only what the tables that are there say")
     options.add_argument("--ship", metavar="DEVICE", help="what this processor is called in the names of predictors")
+    options.add_argument("--shipped", metavar="DEVICE", help="judge by the tables of latency_tables/, without parts")
     asked = options.parse_args()
     ends = time.monotonic() + 60 * asked.minutes
-    cases = [case for group in asked.cases for case in CASES[group]]
+    cases = [case for name in asked.cases for case in cases_of(name)]
     if asked.ship:
         for case in cases:
             ship(case, asked.work, asked.ship)
+        return
+    if asked.shipped:
+        figures = {case.name: found for case in cases if (found := judged_shipped(case, asked.shipped))}
+        for case in cases:
+            if case.name in figures:
+                show(case, figures[case.name])
+        if asked.out:
+            print(record.write("latency_shipped", {"cases": figures}, asked.out))
         return
     found = record.kept("latency_here", "cases", asked.out)
     for case in cases:
@@ -101,6 +116,12 @@ def main() -> None:
             found[case.name] = figures
     if asked.out:
         print(record.write("latency_here", {"cases": found}, asked.out))
+
+
+def cases_of(name: str) -> list[Case]:
+    """The cases of a group, or the one that is called so."""
+    every = {case.name: case for group in CASES.values() for case in group}
+    return CASES[name] if name in CASES else [every[name]]
 
 
 def tables(case: Case, work: Path) -> Iterator[Any]:
@@ -173,22 +194,45 @@ def judged(case: Case, work: Path) -> dict[str, Any]:
     """The figures of a case whose tables are whole, else none."""
     if (found := whole(case, work)) is None:
         return {}
-    folder, (fitted, held_out) = case.folder(work), rows_of(case)
+    folder = case.folder(work)
     (train, first, again), (known, once, twice) = found
     noise = repeat_noise(once, twice)
     parts = PartTable(*read_parts(folder / "parts")) if (folder / "parts").exists() else None
     disturbed = float(np.mean([table.rows["disturbed"].mean() for table in (train, first, again)]))
-    sizes = [
-        at_size(load_space(case.space), fitted[:n], known[:n], held_out, once, noise, parts)
-        for n in SIZES if n <= case.train
-    ]  # fmt: skip
-    calm = [(table, ~table.rows["disturbed"].to_numpy(bool)) for table in (train, first)]
+    return figures_by(case, [train, first], known, once, noise, parts) | {
+        "repeat_mape": mape(twice, once), "disturbed_share": disturbed,
+    }  # fmt: skip
+
+
+def judged_shipped(case: Case, device: str) -> dict[str, Any]:
+    """The figures of a case by the table that ships, none where there is none; what a repeat says was recorded then."""
+    folder = ROOT / "latency_tables" / shipped_name(case.target, case.space, device)
+    if not folder.exists():
+        print(f"{case.name}: no table ships")
+        return {}
+    table, (fitted, held_out) = read_table(folder), rows_of(case)
+    known, once = by_genotype(table, fitted), by_genotype(table, held_out)
+    return figures_by(case, [table], known, once, noise_of(folder.name), None)
+
+
+def figures_by(
+    case: Case,
+    tables: list[LatencyTable],
+    known: np.ndarray,
+    once: np.ndarray,
+    noise: float | None,
+    parts: PartTable | None,
+) -> dict[str, Any]:
+    """Of latencies known and judged by, in the order of `rows_of`; tables: all rows, for coverage."""
+    space, (fitted, held_out) = load_space(case.space), rows_of(case)
+    calm = [(table, ~table.rows["disturbed"].to_numpy(bool)) for table in tables]
     X = np.concatenate([table.genotypes[rows] for table, rows in calm])
     y = np.concatenate([table.rows["latency_ms"].to_numpy(float)[rows] for table, rows in calm])
     return {
-        "coverage": coverage(load_space(case.space), X, y),
-        "repeat_mape": mape(twice, once), "repeat_noise_sd": noise, "disturbed_share": disturbed,
-        "version": train.target.runtime_version, "sizes": sizes,
+        "coverage": coverage(space, X, y), "repeat_noise_sd": noise, "version": tables[0].target.runtime_version,
+        "sizes": [
+            at_size(space, fitted[:n], known[:n], held_out, once, noise, parts) for n in SIZES if n <= case.train
+        ],
     }  # fmt: skip
 
 
@@ -216,7 +260,7 @@ def at_size(
     known: np.ndarray,
     held_out: Genotypes,
     measured: np.ndarray,
-    noise: float,
+    noise: float | None,
     parts: PartTable | None,
 ) -> dict[str, Any]:
     beside = {}

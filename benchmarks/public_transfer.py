@@ -15,6 +15,7 @@ from nas.predict import LatencyPredictor, PredictionWarning, choose_rows, fit_tr
 from nas.predict.linear import fit_nonnegative
 from nas.predict.ridge import fit_towards
 
+RAGGED = tuple(i for i, name in enumerate(COLUMNS) if name.startswith("ragged"))
 FEW = tuple(COLUMNS.index(name) for name in ("linear_macs", "softmax_elements", "norm_elements"))
 NPU_NETWORKS = frozenset({"vit", "beit", "swin_tiny", "swin_small", "swin_base"})
 POOL_WEIGHT = 0.01
@@ -79,7 +80,7 @@ def phones(get: Callable[[str], Any], rng: np.random.Generator) -> dict[str, Any
     found: dict[str, Any] = {}
     for (runtime, precision), frame in made.rows.groupby(["runtime", "precision"], sort=True):
         targets = {key: Rows.of(made.where(target=key)) for key in dict.fromkeys(frame["target"])}
-        targets = {key: without_odd(rows) for key, rows in targets.items()}
+        targets = {key: without_ragged(without_odd(rows)) for key, rows in targets.items()}
         errors: dict[str, list[float]] = {}
         for key in targets:
             for name, error in phone_errors(targets, key).items():
@@ -92,6 +93,13 @@ def phones(get: Callable[[str], Any], rng: np.random.Generator) -> dict[str, Any
 def without_odd(rows: Rows) -> Rows:
     """Without the network that has five times as many tokens as the next."""
     return rows.at(np.flatnonzero(rows.ids != "vit-msn-base-4"))
+
+
+def without_ragged(rows: Rows) -> Rows:
+    """With nothing in the columns of what does not fill a kernel: ten shapes cannot tell them from the work itself."""
+    X = rows.X.copy()
+    X[:, RAGGED] = 0
+    return Rows(X, rows.y, rows.groups, rows.ids)
 
 
 def phone_errors(targets: Mapping[str, Rows], key: str) -> dict[str, float]:
@@ -163,7 +171,8 @@ def npu(get: Callable[[str], Any], rng: np.random.Generator) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for runtime, frame in made.rows.groupby("runtime", sort=True):
         keys = [key for key, part in frame.groupby("target", sort=True) if set(part["id"]) >= NPU_NETWORKS]
-        targets = {key: first_of_each(Rows.of(made.where(target=key)), NPU_NETWORKS) for key in keys}
+        first = {key: first_of_each(Rows.of(made.where(target=key)), NPU_NETWORKS) for key in keys}
+        targets = {key: without_ragged(rows) for key, rows in first.items()}
         errors: dict[str, list[float]] = {}
         for key, rows in targets.items() if len(targets) > 1 else ():
             for name, error in npu_errors(targets, key, rows).items():

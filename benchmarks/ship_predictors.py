@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from public_transfer import left_out, members, own_sum, without_odd
+from public_transfer import left_out, members, own_sum, without_odd, without_ragged
 from public_trials import Array, Rows, mape, neighbour, of_archs, scaled, table
 from shipping import NOT_OTHERS
 
@@ -232,6 +232,7 @@ def vit_phone(get: Get, device: str, runtime: str, precision: str) -> LatencyPre
     own = made.where(device=device, cores="1large")
     (key,), target = own.targets, f"{PHONES[device]}/{runtime}/{precision}"
     rows = targets[key]
+    targets = {name: without_ragged(of_target) for name, of_target in targets.items()}
     swin = np.char.startswith(rows.ids.astype(str), "swin")
     vits = rows.at(np.flatnonzero(~swin))
     figures, others = judged(vits, np.arange(len(vits.y)), {
@@ -244,7 +245,8 @@ def vit_phone(get: Get, device: str, runtime: str, precision: str) -> LatencyPre
     notes = [
         FEW.format(n=len(vits.y), shapes=shapes, name=folder_of(target)),
         "The mean of six fits: all columns, three, and all drawn to what the same networks cost on the source's other "
-        "phones and cores; with its Swins and without. Which six was settled with these data in view.",
+        "phones and cores; with its Swins and without. Which six was settled with these data in view. The columns of "
+        "what does not fill a kernel are left out: so few shapes cannot tell them from the work itself.",
         f"Judged are plain ViTs, 12 blocks deep, 192 to 768 wide, at 224 and 384 pixels: {shapes} shapes. A plain ViT "
         "with patches of 4, which has five times as many tokens as the next, is left out.",
         "Not for networks with convolutional stages: none was fitted on.",

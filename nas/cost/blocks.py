@@ -6,6 +6,7 @@ from nas.arch import MB4D, ConvDown, Flow, MBConv, ResidualDown, TransformerBloc
 from nas.cost.operators import (
     Operator,
     Part,
+    attention_scores,
     conv,
     depthwise,
     elementwise,
@@ -30,7 +31,7 @@ def _attention(block: TransformerBlock, flow: Flow) -> tuple[Operator, ...]:
         layer_norm(n, w, held=x),
         linear("qkv", n, w, h * (2 * block.head_dim + block.values), held=x),
         *_value_conv(block, flow, held=x + 2 * keys),
-        Operator("scores", "matmul", scores * block.head_dim, 0, 2 * keys, scores, held=x + values),
+        attention_scores(n, around, h, block.head_dim, 2 * keys, held=x + values),
         *_bias(block, flow, scores, held=x + values),
         Operator("softmax", "softmax", 0, 0, scores, scores, held=x + values),
         Operator("mix", "matmul", attended * block.values, 0, scores + values, values, held=x),

@@ -31,6 +31,8 @@ FEATURES = (
     "add_elements",
     "ragged_conv",  # MACs of convolutions whose channels do not fill vectors (`Operator.ragged`)
     "ragged_depthwise",  # elements that such depthwise convolutions read and write
+    "ragged_linear",  # MACs of linear layers whose outputs do not fill columns
+    "ragged_scores",  # MACs that would fill up the last tokens that are attended to
 )
 """Names of the columns of `features`: each is a sum over operators, so it adds over the parts of a network."""
 
@@ -97,9 +99,14 @@ def _contributions(op: Operator) -> list[tuple[str, float]]:
         case "depthwise":
             return [("depthwise_macs", op.macs), ("ragged_depthwise", (op.reads + op.writes) * op.ragged)]
         case "linear":
-            return [("linear_macs", op.macs), ("linear_params", op.params), ("linear_elements", op.reads + op.writes)]
+            return [
+                ("linear_macs", op.macs),
+                ("linear_params", op.params),
+                ("linear_elements", op.reads + op.writes),
+                ("ragged_linear", op.macs * op.ragged),
+            ]
         case "matmul":
-            return [("matmul_macs", op.macs)]
+            return [("matmul_macs", op.macs), ("ragged_scores", op.macs * op.ragged)]
         case "softmax":
             return [("softmax_elements", op.writes)]
         case "norm" | "pool" | "average" | "select":

@@ -24,6 +24,9 @@ OperatorKind = Literal[
 VECTOR = 16
 """Channels that runtimes keep side by side in convolutions: fp32 values of a 512-bit register, ONNX Runtime's blocks.
 Others they pad, or leave to a slower way."""
+COLUMNS, TOKENS = 32, 8
+"""Output channels of a linear layer, and tokens attended to, that runtimes take at a time: with what is left over they
+are slower (XNNPACK's and OpenVINO's kernels for 512-bit registers)."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +35,8 @@ class Operator:
 
     reads, writes: elements of the inputs and of the output; held: elements that stay alive beside them, such as the
     residual stream while a branch is computed. ragged: of a convolution, whether its channels leave a `VECTOR` of them
-    partly empty.
+    partly empty; of a linear layer, whether its outputs leave `COLUMNS` so; of scores, the share that filling up the
+    last `TOKENS` that are attended to would add.
     """
 
     name: str
@@ -42,7 +46,7 @@ class Operator:
     reads: int
     writes: int
     held: int = 0
-    ragged: bool = False
+    ragged: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -83,7 +87,14 @@ def part_operators(spec: Any, flow: Flow, width: int) -> tuple[Part, ...]:
 def linear(name: str, tokens: int, width_in: int, width_out: int, held: int = 0, bias: bool = True) -> Operator:
     """A linear layer applied to each token."""
     params = width_in * width_out + bias * width_out
-    return Operator(name, "linear", tokens * width_in * width_out, params, tokens * width_in, tokens * width_out, held)
+    macs, ragged = tokens * width_in * width_out, bool(width_out % COLUMNS)
+    return Operator(name, "linear", macs, params, tokens * width_in, tokens * width_out, held, ragged)
+
+
+def attention_scores(queries: int, around: int, heads: int, head_dim: int, reads: int, held: int = 0) -> Operator:
+    """Products of `queries` tokens with the `around` that each attends to. reads: elements of queries and keys."""
+    scores, left_over = heads * queries * around, -around % TOKENS
+    return Operator("scores", "matmul", scores * head_dim, 0, reads, scores, held, left_over / around)
 
 
 def conv(

@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 
 from nas.cost import Operator
-from nas.cost.operators import elementwise, layer_norm, linear
+from nas.cost.operators import attention_scores, elementwise, layer_norm, linear
 from nas.latency.imports.rows import Array, row_of
 
 CALL = Operator("call", "pool", 0, 0, 0, 0)
@@ -36,7 +36,7 @@ def attention(
         layer_norm(queries, width),
         *_linear("q", queries, width, inner, bias),
         *projected,
-        Operator("scores", "matmul", scores * head_dim, 0, (queries + keys) * inner, scores),
+        attention_scores(queries, keys, heads, head_dim, (queries + keys) * inner),
         Operator("softmax", "softmax", 0, 0, scores, scores),
         Operator("mix", "matmul", scores * head_dim, 0, scores + keys * inner, queries * inner),
         *_linear("proj", queries, inner, width, bias),
