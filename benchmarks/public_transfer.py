@@ -301,9 +301,9 @@ def between_phones(made: Any, timm: Any, rng: np.random.Generator) -> dict[str, 
     for runtime, precision in product(("tflite", "pytorch-mobile"), ("fp32", "int8")):
         chosen = made.where(runtime=runtime, precision=precision, cores="1large")
         for device in sorted(set(chosen.rows["device"])):
-            rows[runtime, precision, device] = Rows.of(chosen.where(device=device))
+            rows[runtime, precision, device] = without_ragged(Rows.of(chosen.where(device=device)))
     calibrated = {key: fit(own.X, own.y, own.groups, ("sum",)) for key, own in rows.items()}
-    i9 = Rows.of(timm.where(device="Intel Core i9-10940X"))
+    i9 = without_ragged(Rows.of(timm.where(device="Intel Core i9-10940X")))
     desk = {"i9": fit(i9.X, i9.y, i9.groups, ("sum",))}
     ways: dict[str, list[tuple[float, float]]] = {}
     for (runtime, precision, device), own in rows.items():

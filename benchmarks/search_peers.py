@@ -17,6 +17,7 @@ from nas.search.distinct import Seen, collect, fresh
 from nas.search.protocol import Floats, Genotypes, row_keys
 
 RETRIES = 20  # generations of known rows alone before a peer counts as having nothing new
+REPEATS = 3  # proposals of known rows that Optuna's samplers are allowed for each new row before one is drawn for them
 
 
 class Peer:
@@ -43,7 +44,8 @@ def merged(raw: Genotypes, rows: Genotypes) -> Genotypes:
 
 class OptunaPeer(Peer):
     """A sampler asked for a trial at a time. Where the row that was evaluated is another than the one proposed, the
-    proposal has failed and the row is added as a trial of its own (of the same generation, for NSGA-II)."""
+    proposal has failed and the row is added as a trial of its own (of the same generation, for NSGA-II). TPE comes to
+    propose what it knows again and again, and would get nowhere: every fourth time it is given a row at random."""
 
     def __init__(self, space: Any, rng: np.random.Generator, kind: str = "tpe", **options: Any) -> None:
         import optuna
@@ -61,17 +63,23 @@ class OptunaPeer(Peer):
 
     def ask(self, n: int) -> Genotypes:
         found = [self.space.sample(0, self.rng)]
-        tries = 0
-        while len(self.asked) < n and tries < RETRIES * n:
-            tries += 1
+        repeated = 0
+        for _ in range(RETRIES * n):
+            if len(self.asked) == n:
+                break
+            if repeated == REPEATS:
+                self._enqueue(self.space.sample(1, self.rng)[0])
+                repeated = 0
             trial = self.study.ask(self.distributions)
             raw = np.array([[trial.params[name] for name in self.names]], np.int16)
             row = self.rows(raw)
             (key,) = row_keys(row)
             if key in self.told:  # known already, which costs nothing
                 self._finish(trial, raw, row, self.told[key])
+                repeated += 1
             elif key in self.asked:
                 self._fail(trial)
+                repeated += 1
             else:
                 self.asked[key] = trial, raw
                 found.append(row)
@@ -81,6 +89,9 @@ class OptunaPeer(Peer):
         self.remember(X, losses)
         for row, key, values in zip(X, row_keys(X), losses, strict=True):
             self._finish(*self.asked.pop(key), row[None], values)
+
+    def _enqueue(self, row: Genotypes) -> None:
+        self.study.enqueue_trial(dict(zip(self.names, np.maximum(row, 0).tolist(), strict=True)))
 
     def _finish(self, trial: Any, raw: Genotypes, row: Genotypes, values: Floats) -> None:
         import optuna

@@ -6,6 +6,7 @@ stands for the call. Attention is counted as executed without a mask: n keys for
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import lru_cache
 from typing import Literal
 
@@ -64,7 +65,7 @@ def gpt_features(
     """Features (f,) of a decoder that reads `tokens` at once: layers with their own heads and gated MLPs, then the
     classifier of every token. With these lists, HW-GPT-Bench's own count of MACs is met to the last digit (that count
     leaves out the products of attention)."""
-    head = row_of([CALL, layer_norm(tokens, width), linear("classify", tokens, width, vocabulary, bias=False)])
+    head = _row([CALL, layer_norm(tokens, width), linear("classify", tokens, width, vocabulary, bias=False)])
     how: Bias = "apart" if bias else "none"
     layers = [_gpt_layer(tokens, width, h, head_dim, m, how) for h, m in zip(heads, hidden, strict=True)]
     total: Array = np.sum([head, *layers], axis=0)
@@ -75,12 +76,12 @@ def gpt_features(
 def _gpt_layer(tokens: int, width: int, heads: int, head_dim: int, hidden: int, bias: Bias) -> Array:
     rotary = elementwise("rotary", "add", 2 * tokens * heads * head_dim)
     attended = attention(tokens, tokens, width, heads, head_dim, bias=bias)
-    return row_of([*attended, rotary, *mlp(tokens, width, hidden, bias=bias, gated=True)])
+    return _row([*attended, rotary, *mlp(tokens, width, hidden, bias=bias, gated=True)])
 
 
 def encoder_layer(tokens: int, width: int, inner: int, heads: int, hidden: int) -> Array:
     """Features (f,) of an encoder layer whose queries, keys and values have `inner` channels over all heads."""
-    return row_of(_split(attention(tokens, tokens, width, 1, inner), heads) + mlp(tokens, width, hidden))
+    return _row(_split(attention(tokens, tokens, width, 1, inner), heads) + mlp(tokens, width, hidden))
 
 
 def decoder_layer_step(past: int, source: int, width: int, inner: int, heads: tuple[int, int], hidden: int) -> Array:
@@ -88,17 +89,22 @@ def decoder_layer_step(past: int, source: int, width: int, inner: int, heads: tu
     the encoder, whose projections are kept; heads of either attention."""
     own = _split(attention(1, past, width, 1, inner), heads[0])
     across = _split(attention(1, source, width, 1, inner, fresh=0), heads[1])
-    return row_of([*own, *across, *mlp(1, width, hidden)])
+    return _row([*own, *across, *mlp(1, width, hidden)])
 
 
 def source_keys(tokens: int, width: int, inner: int) -> Array:
     """Features (f,) of projecting the encoder's outputs to keys and values of one decoder layer, once a call."""
-    return row_of([linear("source_kv", tokens, width, 2 * inner)])
+    return _row([linear("source_kv", tokens, width, 2 * inner)])
 
 
 def vocabulary_step(width: int, vocabulary: int) -> Array:
     """Features (f,) of scoring the vocabulary for one token."""
-    return row_of([linear("classify", 1, width, vocabulary, bias=False)])
+    return _row([linear("classify", 1, width, vocabulary, bias=False)])
+
+
+def _row(ops: list[Operator]) -> Array:
+    """Features (f,). Nothing counts as ragged: tiles of whatever PyTorch called there are not those of `nas.cost`."""
+    return row_of(replace(op, ragged=0.0) for op in ops)
 
 
 def _linear(name: str, tokens: int, width_in: int, width_out: int, bias: Bias) -> list[Operator]:
