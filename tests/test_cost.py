@@ -35,23 +35,25 @@ def test_ragged_features_are_those_of_the_modules_of_the_network(name):
     """Linear layers whose outputs do not fill 32 columns, and scores whose last 8 tokens are not all there."""
     space = nas.load_space(name)
     for arch in space.decode(space.sample(3, np.random.default_rng(0))):
-        network, seen = nas.Network(arch).eval(), []
-        for module in network.modules():
-            if isinstance(module, torch.nn.Linear):
-                module.register_forward_hook(lambda layer, _, out: seen.append((layer, out.numel())))
-        with torch.no_grad():
-            network(torch.zeros(1, arch.in_channels, arch.resolution, arch.resolution))
+        seen = linear_layers_run_by(arch)
         row = dict(zip(FEATURES, features([arch])[0], strict=True))
-        assert row["linear_macs"] == sum(layer.in_features * out for layer, out in seen)
-        left_over = [layer.in_features * out for layer, out in seen if layer.out_features % 32]
+        assert row["linear_macs"] == sum(layer.in_features * out for _, layer, out in seen)
+        left_over = [layer.in_features * out for _, layer, out in seen if layer.out_features % 32]
         assert row["ragged_linear"] == sum(left_over) > 0
-        tokens = {out // layer.out_features for layer, out in seen if "fc1" in names_of(network)[layer]}.pop()
+        tokens = next(out // layer.out_features for name, layer, out in seen if "fc1" in name)
         products = [block.heads * block.head_dim * tokens for stage in arch.stages for block in stage.blocks]
         assert row["ragged_scores"] == pytest.approx((-(-tokens // 8) * 8 - tokens) * sum(products))
 
 
-def names_of(network):
-    return {module: name for name, module in network.named_modules()}
+def linear_layers_run_by(arch: Arch) -> list[tuple[str, torch.nn.Linear, int]]:
+    """Name, module and elements written, of one image."""
+    network, seen = nas.Network(arch).eval(), []
+    for name, module in network.named_modules():
+        if isinstance(module, torch.nn.Linear):
+            module.register_forward_hook(lambda layer, _, out, name=name: seen.append((name, layer, out.numel())))
+    with torch.no_grad():
+        network(torch.zeros(1, arch.in_channels, arch.resolution, arch.resolution))
+    return seen
 
 
 def deit(width: int, heads: int, depth: int = 12) -> Arch:
