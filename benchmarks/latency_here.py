@@ -41,6 +41,7 @@ from nas.space import Genotypes, SearchSpace, load_space
 SIZES = (20, 50, 100)
 GOALS = {20: 0.03, 50: 0.025, 100: 0.022}  # mean error, or 1.1 times what a perfect predictor misses by
 NOISY = 1.1
+REPEATED = 16  # rows at least that say what a repeat differs by: a session's
 FITTED, LEFT, SPLITS = 100, 30, 20  # of coverage
 RUNTIMES = ("onnxruntime/int8", "openvino/fp32", "openvino/bf16", "torch/fp32")
 
@@ -180,11 +181,15 @@ def show(case: Case, found: dict[str, Any]) -> None:
 
 
 def whole(case: Case, work: Path) -> tuple[list[LatencyTable], list[np.ndarray]] | None:
-    """The three tables of a case, and the latencies of their rows; None where there is not all of that yet."""
+    """The three tables of a case, and the latencies of their rows; None where there is not all of that yet. Some of
+    the third are enough to say what a repeat differs by: the others are NaN."""
     fitted, held_out = rows_of(case)
     try:
         read = [read_table(case.folder(work) / name) for name in ("train", "test", "again")]
-        return read, [by_genotype(table, X) for table, X in zip(read, (fitted, held_out, held_out), strict=True)]
+        repeated = in_order(read[2], held_out)
+        if (~np.isnan(repeated)).sum() < REPEATED:
+            raise KeyError(f"{REPEATED} rows measured again")
+        return read, [by_genotype(read[0], fitted), by_genotype(read[1], held_out), repeated]
     except (NasError, KeyError) as error:
         print(f"{case.name}: its tables are not whole yet ({type(error).__name__})")
         return None
@@ -196,11 +201,12 @@ def judged(case: Case, work: Path) -> dict[str, Any]:
         return {}
     folder = case.folder(work)
     (train, first, again), (known, once, twice) = found
-    noise = repeat_noise(once, twice)
+    both = ~np.isnan(twice)
+    noise = repeat_noise(once[both], twice[both])
     parts = PartTable(*read_parts(folder / "parts")) if (folder / "parts").exists() else None
     disturbed = float(np.mean([table.rows["disturbed"].mean() for table in (train, first, again)]))
     return figures_by(case, [train, first], known, once, noise, parts) | {
-        "repeat_mape": mape(twice, once), "disturbed_share": disturbed,
+        "repeat_mape": mape(twice[both], once[both]), "repeated": int(both.sum()), "disturbed_share": disturbed,
     }  # fmt: skip
 
 
@@ -293,7 +299,8 @@ def ship(case: Case, work: Path, device: str) -> None:
     folder, name = case.folder(work), shipped_name(case.target, case.space, device)
     merge_tables([folder / "train", folder / "test"], ROOT / "latency_tables" / name)
     _, once, twice = found[1]
-    ship_predictor(name, device, "benchmarks/latency_here.py", repeat_noise(once, twice))
+    both = ~np.isnan(twice)
+    ship_predictor(name, device, "benchmarks/latency_here.py", repeat_noise(once[both], twice[both]))
 
 
 def figures_of(predicted: np.ndarray, measured: np.ndarray) -> dict[str, float | None]:
@@ -304,9 +311,16 @@ def figures_of(predicted: np.ndarray, measured: np.ndarray) -> dict[str, float |
 
 
 def by_genotype(read: LatencyTable, X: Genotypes) -> np.ndarray:
-    """Latencies, ms, in the order of X."""
+    """Latencies, ms, in the order of X, all of which are known."""
+    if np.isnan(found := in_order(read, X)).any():
+        raise KeyError(f"{np.isnan(found).sum()} of {len(X)} rows")
+    return found
+
+
+def in_order(read: LatencyTable, X: Genotypes) -> np.ndarray:
+    """Latencies, ms, in the order of X, NaN where there is none."""
     known = {tuple(row): ms for row, ms in zip(read.genotypes.tolist(), read.rows["latency_ms"], strict=True)}
-    return np.array([known[tuple(row)] for row in X.tolist()])
+    return np.array([known.get(tuple(row), np.nan) for row in X.tolist()])
 
 
 if __name__ == "__main__":

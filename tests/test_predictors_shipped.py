@@ -170,8 +170,8 @@ def test_spaces_show_what_the_predictors_that_know_them_say(capsys):
     space = load_space("elasticvit")
     found = latency_ranges(space)
     here, phones = list(found)[:-3], list(found)[-3:]
-    runtimes = "executorch/fp32 litert/fp32 onnxruntime/fp32 onnxruntime/int8 openvino/bf16 openvino/fp32"
-    assert here == [f"epyc-zen5/{runtime}" for runtime in runtimes.split()]
+    runtimes = ("executorch/fp32", "litert/fp32", "onnxruntime/fp32", "onnxruntime/int8", "openvino/fp32")
+    assert here == [f"epyc-zen5/{runtime}" for runtime in runtimes]  # in bf16 the smallest was never calm, nor is known
     assert all(found[name].interval for name in here)
     assert phones == ["pixel1/tflite/fp32", "pixel6/tflite/fp32", "xiaomi11/tflite/fp32"]
     assert not any(found[phone].interval for phone in phones)
