@@ -121,8 +121,12 @@ def main() -> None:
 
 def cases_of(name: str) -> list[Case]:
     """The cases of a group, or the one that is called so."""
+    if name in CASES:
+        return CASES[name]
     every = {case.name: case for group in CASES.values() for case in group}
-    return CASES[name] if name in CASES else [every[name]]
+    if name not in every:
+        raise SystemExit(f"no case {name!r}, expected one of {', '.join([*CASES, *every])}")
+    return [every[name]]
 
 
 def tables(case: Case, work: Path) -> Iterator[Any]:
