@@ -9,7 +9,9 @@ A case is a space on a target. Three tables each, by the public protocol: networ
 uniform), others drawn at random to judge by, and these once more in later sessions: what a perfect predictor would
 still get wrong; and, in runtimes that read ONNX, the parts of the space alone. Killed, it goes on where it stopped;
 after `--minutes` no further table is begun. Prints ours beside the same without parts, their raw sum, MACs x scale, the
-nearest neighbour and boosted trees, fitted on the same rows. Give it a machine that does nothing else.
+nearest neighbour and boosted trees, fitted on the same rows; by the tables that ship also ours that start from other
+runtimes of the processor, whose predictors know none of the networks to judge by. Give it a machine that does nothing
+else.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from __future__ import annotations
 import argparse
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,7 +34,7 @@ from nas.latency.parts import READERS, measure_parts, read_parts
 from nas.latency.table_merge import merge_tables
 from nas.pipeline.fitting import one_thread
 from nas.pipeline.measuring import spread
-from nas.predict import PredictionWarning, fit_latency, repeat_noise
+from nas.predict import LatencyPredictor, PredictionWarning, fit_latency, fit_transfer, repeat_noise
 from nas.predict.baselines import boosting
 from nas.predict.metrics import kendall_tau, mape, within
 from nas.predict.parts import PartTable
@@ -222,7 +224,23 @@ def judged_shipped(case: Case, device: str) -> dict[str, Any]:
         return {}
     table, (fitted, held_out) = read_table(folder), rows_of(case)
     known, once = by_genotype(table, fitted), by_genotype(table, held_out)
-    return figures_by(case, [table], known, once, noise_of(folder.name), None)
+    return figures_by(case, [table], known, once, noise_of(folder.name), None, other_runtimes(case, device))
+
+
+def other_runtimes(case: Case, device: str) -> dict[str, LatencyPredictor]:
+    """Predictors of the case's space in the other runtimes of a processor, by runtime, fitted on networks that the case
+    is not judged by."""
+    space, (fitted, _), found = load_space(case.space), rows_of(case), {}
+    for other in (each for group in CASES.values() for each in group):
+        folder = ROOT / "latency_tables" / shipped_name(other.target, case.space, device)
+        if other.space == case.space and other.target != case.target and folder.exists():
+            known = in_order(read_table(folder), fitted)
+            there = ~np.isnan(known)
+            with one_thread():
+                found[other.target.removeprefix("local/")] = fit_latency(
+                    fitted[there], known[there], space=space, kinds=("sum",), rng=np.random.default_rng(0)
+                )
+    return found
 
 
 def figures_by(
@@ -232,6 +250,7 @@ def figures_by(
     once: np.ndarray,
     noise: float | None,
     parts: PartTable | None,
+    sources: Mapping[str, LatencyPredictor] | None = None,
 ) -> dict[str, Any]:
     """Of latencies known and judged by, in the order of `rows_of`; tables: all rows, for coverage."""
     space, (fitted, held_out) = load_space(case.space), rows_of(case)
@@ -241,7 +260,9 @@ def figures_by(
     return {
         "coverage": coverage(space, X, y), "repeat_noise_sd": noise, "version": tables[0].target.runtime_version,
         "sizes": [
-            at_size(space, fitted[:n], known[:n], held_out, once, noise, parts) for n in SIZES if n <= case.train
+            at_size(space, fitted[:n], known[:n], held_out, once, noise, parts, sources)
+            for n in SIZES
+            if n <= case.train
         ],
     }  # fmt: skip
 
@@ -272,8 +293,9 @@ def at_size(
     measured: np.ndarray,
     noise: float | None,
     parts: PartTable | None,
+    sources: Mapping[str, LatencyPredictor] | None,
 ) -> dict[str, Any]:
-    beside = {}
+    beside: dict[str, dict[str, Any]] = {}
     with one_thread(), warnings.catch_warnings():
         warnings.simplefilter("ignore", PredictionWarning)
         predictor = fit_latency(fitted, known, space=space, noise=noise, parts=parts, rng=np.random.default_rng(0))
@@ -282,6 +304,13 @@ def at_size(
             without = fit_latency(fitted, known, space=space, rng=np.random.default_rng(0))
             beside["ours, without parts"] = figures_of(without.mean(held_out), measured)
             beside["raw table of parts"] = figures_of(parts.of_genotypes(held_out, space), measured)
+        if sources:
+            moved = fit_transfer(sources, fitted, known, rng=np.random.default_rng(0))
+            found = moved.predict(held_out)
+            covered = float(np.mean((found.low <= measured) & (measured <= found.high)))
+            beside["ours, from other runtimes"] = figures_of(found.mean, measured) | {
+                "model": moved.card.model, "coverage": covered,
+            }  # fmt: skip
     features = np.log1p(space.features(np.concatenate([fitted, held_out])))
     trees = boosting(features, np.concatenate([known, measured]))(
         np.arange(len(fitted)), np.arange(len(fitted), len(features))

@@ -295,6 +295,31 @@ def test_a_choice_among_many_sources_by_five_rows_is_not_taken_for_accuracy(rng)
     assert np.mean(held) > 0.75
 
 
+def test_from_a_dozen_rows_on_a_transfer_is_no_worse_than_doing_without(sources, rng):
+    """A target whose efficiency changes with size, as no sum of costs says: drawn to a source alone it would miss by
+    what the sources miss by, however many rows there are."""
+    many, new = distinct(rng, 40), networks(rng, 200)
+
+    def truth(features: np.ndarray) -> np.ndarray:
+        return features @ sources["b"].core.linear.coefficients * (features[:, 2] / many[:, 2].mean()) ** 0.2
+
+    made = fit_transfer(sources, many, truth(many))
+    alone = quietly(many, truth(many), names=NAMES)
+    drawn = many @ fit_towards(many, truth(many), sources["b"].core.linear.coefficients, 1.0)
+    assert made.card.model.endswith("x Gaussian process")
+    assert error(made.mean(new), truth(new)) < 1.1 * error(alone.mean(new), truth(new))
+    assert error(made.mean(new), truth(new)) < 0.5 * error(drawn, truth(many))
+
+
+def test_sources_that_know_nothing_are_not_taken_where_rows_suffice(sources, rng):
+    many, new = distinct(rng, 40), networks(rng, 200)
+    truth = np.array([1.0, 0.05, 0, 3e-6, 0])  # bound by memory, as no source is
+    made = fit_transfer({"a": sources["a"]}, many, many @ truth)
+    assert made.card.model.startswith("non-negative sum of operator features")
+    assert error(made.mean(new), new @ truth) < 1e-6
+    assert made.outside(new * 3).all()
+
+
 @pytest.mark.filterwarnings("ignore::nas.predict.PredictionWarning")
 def test_a_transfer_is_saved_like_any_other(sources, rng, tmp_path):
     five = distinct(rng, 5)

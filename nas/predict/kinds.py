@@ -8,6 +8,7 @@ that were measured alone, and of counts of calls. Each `_process`: times a Gauss
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -97,11 +98,14 @@ def curves_of(names: Sequence[str]) -> NDArray[np.intp]:
 def fit_kind(kind: str, features: Array, values: Array, names: Sequence[str]) -> Core:
     """A core of that kind, not yet calibrated, fitted to features (n, f) and latencies (n,), ms."""
     linear = _LINEAR[kind.removesuffix("_process")](features, values, names)
-    process = _fit_process(features, np.log(values) - linear(features)) if with_process(kind) else None
-    return Core(tuple(names), 0.0, linear, process, Domain.of_positive(features))
+    core = Core(tuple(names), 0.0, linear, None, Domain.of_positive(features))
+    return times_process(core, features, values) if with_process(kind) else core
 
 
-def _fit_process(features: Array, log_errors: Array) -> Process:
+def times_process(core: Core, features: Array, values: Array) -> Core:
+    """The core times a Gaussian process on its log errors of features (n, f) with latencies (n,), ms. Its domain is
+    that of these rows: beyond them the process knows nothing."""
     log = Logarithm.fit(features)
     scale = Standardiser.fit(log(features))
-    return Process(log, scale, fit_gp(scale(log(features)), log_errors))
+    process = Process(log, scale, fit_gp(scale(log(features)), np.log(values) - core.centre(features)))
+    return replace(core, process=process, domain=Domain.of_positive(features))

@@ -2,7 +2,8 @@
 
 What operators cost elsewhere is the prior: the new target's costs are drawn to a multiple of it, and differ from that
 only where its own rows insist. Which target to start from, and how strongly to be drawn to it, are chosen by leaving
-out each measured network in turn; nothing but the measured rows is looked at.
+out measured networks in turn; nothing but the measured rows is looked at. From a dozen networks on, a Gaussian process
+on what is left over is tried as well, and so is doing without any source: starting from one must not be worse.
 """
 
 from __future__ import annotations
@@ -16,9 +17,10 @@ import numpy as np
 
 from nas.errors import InputError
 from nas.predict.card import Card
-from nas.predict.conformal import Calibration, FitPredict, Index, group_ids, out_of_fold
+from nas.predict.conformal import Calibration, FitPredict, Index, assign_folds, group_ids, out_of_fold
 from nas.predict.core import Core, LogLinear
-from nas.predict.latency import KIND, LatencyPredictor, latency_problem, measured_rows
+from nas.predict.kinds import DEFAULT, fit_kind, label, times_process
+from nas.predict.latency import KIND, LEAST_GROUPS_FOR_GP, LatencyPredictor, latency_problem, measured_rows
 from nas.predict.origin import Origin
 from nas.predict.prediction import Array, PredictionWarning, checked_level
 from nas.predict.ridge import fit_towards
@@ -26,6 +28,7 @@ from nas.predict.trial import Fit, Problem, Trial, centre_of, choose, solve
 
 WEIGHTS = (0.01, 0.1, 1.0, 100.0)
 """How strongly costs are drawn to the prior; the last leaves little but its scale."""
+CORRECTED = 1.0  # the weight that a Gaussian process is tried on
 LEAST_GROUPS = 3
 
 
@@ -42,9 +45,11 @@ def fit_transfer(
     """A latency predictor from measured latencies (n,), ms, of rows X (as `fit_latency` takes) and named sources.
 
     Sources must be fitted on the same features, and are used by their non-negative sum (kinds `sum`, `sum_process`).
-    The card says which was taken; its domain is kept. There is a conformal interval from 9 distinct networks on (at
-    level 0.9); from 5 on a wider one, which takes log errors for normal ones, as the card then says.
-    groups: labels (n,) of rows that are left out together (default: equal features). Raises InputError for fewer than
+    The card says which was taken, if any. The domain is the source's for its costs alone, else that of the rows. There
+    is a conformal interval from 9 distinct networks on (at level 0.9); from 5 on a wider one, which takes log errors
+    for normal ones, as the card then says.
+    groups: labels (n,) of rows that are left out together (default: equal features). rng: deals the folds of a dozen
+    networks or more (default: seed 0). Raises InputError for fewer than
     3 distinct networks, no source, or sources of other features or kinds.
     """
     priors = {name: _prior(name, source) for name, source in sources.items()}
@@ -56,20 +61,32 @@ def fit_transfer(
         if source.core.names != names:
             raise InputError(f"source {name!r} was fitted on other features than the first; leave it out")
     features, values = measured_rows((X, latency_ms), space, names)
+    rng = np.random.default_rng(0) if rng is None else rng
     folds = group_ids(features, groups)
-    if int(folds.max(initial=-1)) + 1 < LEAST_GROUPS:
-        raise InputError(f"{int(folds.max(initial=-1)) + 1} distinct networks, expected at least {LEAST_GROUPS}")
+    distinct = int(folds.max(initial=-1)) + 1
+    if distinct < LEAST_GROUPS:
+        raise InputError(f"{distinct} distinct networks, expected at least {LEAST_GROUPS}")
     problem = latency_problem(names, features, values, None)
-    options = [(name, weight) for name in priors for weight in WEIGHTS]
-    fits = [_fit(features, values, sources[name].core, priors[name], weight) for name, weight in options]
+    options = {
+        f"costs drawn to those of {name} by {weight:g}": _fit(features, values, sources[name].core, prior, weight)
+        for name, prior in priors.items()
+        for weight in WEIGHTS
+    }
+    if distinct >= LEAST_GROUPS_FOR_GP:
+        folds = assign_folds(folds, rng)
+        options |= {
+            f"costs drawn to those of {name} by {CORRECTED:g} x Gaussian process": _corrected(
+                _fit(features, values, sources[name].core, prior, CORRECTED), features, values
+            )
+            for name, prior in priors.items()
+        }
+        options |= {label(kind, names): _alone(kind, features, values, names) for kind in DEFAULT}
+    fits = list(options.values())
     fit, held_out = choose(problem, fits, folds)
-    name, weight = options[fits.index(fit)]
-    card = Card(KIND, f"costs drawn to those of {name} by {weight:g}", checked_level(level), made_with=made_with or {})
+    card = Card(KIND, list(options)[fits.index(fit)], checked_level(level), made_with=made_with or {})
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", PredictionWarning)  # a handful is too few for an interval: the card says so
-        core, card = solve(
-            problem, fit, Trial.across(folds), held_out, groups, card, np.random.default_rng(0) if rng is None else rng
-        )
+        core, card = solve(problem, fit, Trial.across(folds), held_out, groups, card, rng)
     if not np.isfinite(core.calibration.radius(card.level)):
         scores = _nested_scores(problem, fits, folds)
         core = replace(core, calibration=Calibration.of(scores, folds).widened())
@@ -120,3 +137,14 @@ def _fit(features: Array, values: Array, source: Core, prior: Array, weight: flo
         return Core(source.names, 0.0, LogLinear(coefficients), None, source.domain)
 
     return fit
+
+
+def _corrected(costs: Fit, features: Array, values: Array) -> Fit:
+    def fit(rows: Index) -> Core:
+        return times_process(costs(rows), features[rows], values[rows])
+
+    return fit
+
+
+def _alone(kind: str, features: Array, values: Array, names: Sequence[str]) -> Fit:
+    return lambda rows: fit_kind(kind, features[rows], values[rows], names)
