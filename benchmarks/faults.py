@@ -23,7 +23,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import record
@@ -52,7 +51,7 @@ def main() -> None:
     asked = options.parse_args()
     with tempfile.TemporaryDirectory() as folder, two_nodes() as nodes:
         trials = Trials.begin(Path(folder), nodes, np.random.default_rng(asked.seed))
-        found: dict[str, Any] = {}
+        found = record.kept("faults", "kinds", asked.out)
         for kind in asked.kinds:
             rows = [trials.run(kind) for _ in range(asked.runs)]
             found[kind] = {
@@ -65,8 +64,8 @@ def main() -> None:
                 "seconds": round(float(np.median([row.seconds for row in rows])), 1),
             }
             print(kind, found[kind], flush=True)
-    if asked.out:
-        print(record.write("faults", {"evaluations": EVALUATIONS, "kinds": found}, asked.out))
+            if asked.out:
+                record.write("faults", {"evaluations": EVALUATIONS, "kinds": found}, asked.out)
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections import defaultdict
 from pathlib import Path
 
+import altair as alt
 import numpy as np
+import pandas as pd
 from campaign import Row
 from search_instances import ENUMERABLE, SHARED, TUNED_ON
 from search_methods import METHODS, OURS
@@ -125,24 +127,24 @@ def _said(goal: str, value: float, bound: float, strictly: bool = False) -> str:
 
 
 def draw(rows: list[Row], title: str, path: Path) -> None:
-    """Medians over evaluations: methods that plan for a number of them have a point for each, the others a line."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(9, 6), layout="constrained")
-    axes = figure.add_subplot()
+    """Medians over evaluations, ours thicker, what was given our predictor dashed: methods that plan for a number of
+    evaluations have a point for each, the others a line."""
+    points = []
     for method in METHODS:
         mine = [row for row in rows if _parts(row)[1] == method]
-        if not mine:
-            continue
-        if METHODS[method].anytime:
-            counts = sorted({n for row in mine for n in row["at"]})
-            groups = [[after(row, n) for row in mine] for n in counts]
-        else:
-            counts = sorted({_parts(row)[2] for row in mine})
-            groups = [[row["last"] for row in mine if _parts(row)[2] == n] for n in counts]
-        bold = {"linewidth": 3, "zorder": 3} if method == OURS else {"linewidth": 1}
-        style = "--" if method in WITH_OURS else "-"
-        axes.plot(counts, [np.median(group) for group in groups], style, marker=".", label=method, **bold)
-    axes.set(xscale="log", xlabel="evaluations", ylabel="share of the best hypervolume (median)", title=title)
-    axes.legend(fontsize=7)
-    figure.savefig(path, dpi=100)
+        counts = sorted({n for row in mine for n in (row["at"] if METHODS[method].anytime else [_parts(row)[2]])})
+        for n in counts:
+            there = [row for row in mine if METHODS[method].anytime or _parts(row)[2] == n]
+            points.append({
+                "method": method, "evaluations": n, "share": float(np.median([after(row, n) for row in there])),
+                "ours": method == OURS, "given our predictor": method in WITH_OURS,
+            })  # fmt: skip
+    figure = alt.Chart(pd.DataFrame(points), title=title, width=640, height=420)
+    figure = figure.mark_line(point=True).encode(
+        alt.X("evaluations").scale(type="log"),
+        alt.Y("share", title="share of the best hypervolume (median)").scale(zero=False),
+        alt.Color("method", sort=list(METHODS)).scale(scheme="category20").legend(labelLimit=400),
+        strokeWidth=alt.condition(alt.datum.ours, alt.value(4), alt.value(1.5)),
+        strokeDash=alt.condition(alt.datum["given our predictor"], alt.value([5, 3]), alt.value([1, 0])),
+    )
+    figure.save(path, ppi=100)

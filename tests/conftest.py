@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +14,7 @@ os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["OPENBLAS_NUM_THREADS"] = "1"
 os.environ["MKL_NUM_THREADS"] = "1"
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+os.environ["NAS_EFFORT"] = "quick"  # no test relies on a time but those that take this away
 os.environ["NAS_HOME"] = tempfile.mkdtemp(prefix="nas-home-")  # nobody's own devices are seen, or written to
 os.environ["NAS_CACHE"] = tempfile.mkdtemp(prefix="nas-cache-")
 
@@ -59,6 +60,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def rng() -> np.random.Generator:
     """A generator of the test's own, the same in every run."""
     return np.random.default_rng(20261120)
+
+
+@pytest.fixture(scope="module")
+def few_candidates() -> Iterator[None]:
+    """Searches of this process predict 2,000 candidates a round: what they record, repeat and refuse does not depend on
+    how many."""
+    from nas.pipeline import searching
+
+    whole = searching.plan_of
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(searching, "plan_of", lambda n: searching.replace(whole(n), candidates=2000))
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from nas.arch import Arch, PatchStem, PoolHead, Stage, TransformerBlock
-from nas.errors import MeasureError, TargetError
+from nas.errors import InputError, MeasureError, TargetError
 from nas.export import export_onnx, timing_graph
 from nas.latency import (
     Effort,
@@ -28,6 +28,7 @@ from nas.latency import (
 )
 from nas.latency.fresh import _answers
 from nas.latency.measure import chunks
+from nas.latency.protocol import ADAPTIVE, usual_effort
 from nas.model import Network
 
 ORT = Target.parse("local/onnxruntime/fp32")
@@ -251,6 +252,17 @@ def test_host_facts_are_what_the_system_says() -> None:
     meminfo = Path("/proc/meminfo")
     if meminfo.exists():
         assert facts["memory_mib"] == int(meminfo.read_text().split()[1]) // 1024
+
+
+def test_haste_is_what_the_environment_asks_for_and_disturbs(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert usual_effort().attempts == 1
+    assert any("NAS_EFFORT" in sentence for sentence in disturbances())
+    monkeypatch.delenv("NAS_EFFORT")
+    assert usual_effort() == ADAPTIVE
+    assert not any("NAS_EFFORT" in sentence for sentence in disturbances())
+    monkeypatch.setenv("NAS_EFFORT", "quik")
+    with pytest.raises(InputError, match="NAS_EFFORT is 'quik', expected quick"):
+        usual_effort()
 
 
 def test_disturbances_are_sentences() -> None:

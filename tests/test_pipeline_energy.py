@@ -18,6 +18,8 @@ from nas.latency import Target, energy_mj, read_table
 from nas.pipeline import fit_latency_table
 from nas.runs import front as fronts
 
+pytestmark = pytest.mark.usefixtures("few_candidates")
+
 TARGET = "local/onnxruntime/fp32"
 WATTS = 7.0
 

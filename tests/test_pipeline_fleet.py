@@ -21,6 +21,8 @@ from nas.report import write_report
 from nas.runs.fleet import verdicts
 from nas.space import load_space
 
+pytestmark = pytest.mark.usefixtures("few_candidates")
+
 ORT, TORCH, AWAY = "local/onnxruntime/fp32", "local/torch/fp32", "farphone/tflite/fp32"
 EVALUATIONS = 20
 

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from journey import Journey
 
 FP32, INT8, BF16 = "local/onnxruntime/fp32", "local/onnxruntime/int8", "local/openvino/bf16"
+pytestmark = pytest.mark.usefixtures("few_candidates")
+
 QUICK = Effort(rounds=2, warmup=1, timed=1, attempts=1)
 
 

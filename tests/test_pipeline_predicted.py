@@ -28,6 +28,8 @@ from nas.predict import LatencyPredictor, fit_latency
 from nas.search import Budget, parse_budget
 from nas.space import SearchSpace, load_space
 
+pytestmark = pytest.mark.usefixtures("few_candidates")
+
 AWAY = "farphone/tflite/fp32"
 HERE = "local/torch/fp32"
 PIXEL = "pixel6/tflite/fp32"

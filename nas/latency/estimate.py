@@ -10,7 +10,7 @@ from nas.export.vit_graph import as_vit
 from nas.latency.bench import Pace
 from nas.latency.lasting import ENERGY_S
 from nas.latency.measure import CHUNK, anchor_arch, chunks, glance, mib
-from nas.latency.protocol import ADAPTIVE, Effort
+from nas.latency.protocol import Effort, usual_effort
 from nas.latency.runtimes import RUNTIMES, Subject, ahead
 from nas.latency.target import LOCAL, Target
 
@@ -38,7 +38,7 @@ def estimate_seconds(
     elsewhere, which may be several times off. Networks that are kept lowered take no time to lower. Raises as
     `measure_archs` does.
     """
-    effort, pace = effort or ADAPTIVE, _pace(target)
+    effort, pace = effort or usual_effort(), _pace(target)
     reference = anchor or anchor_arch()
     second_per_mac = _second_per_mac(target, reference, pace, reference_ms)
     sessions = sum(1 for _ in chunks(archs, CHUNK))

@@ -14,7 +14,7 @@ from nas.arch import Arch
 from nas.errors import MeasureError, last_line
 from nas.latency.child import start
 from nas.latency.measure import CHUNK, Measurement, measure_archs
-from nas.latency.protocol import ADAPTIVE, Effort, Say
+from nas.latency.protocol import Effort, Say, usual_effort
 from nas.latency.runtimes import Subject
 from nas.latency.target import LOCAL, Target
 
@@ -44,7 +44,7 @@ def measure_in_fresh_process(
         "subjects": [_describe(arch) for arch in archs],
         "anchor": anchor.to_json() if anchor else None,
         "seed": int(rng.integers(2**63)),
-        "effort": asdict(effort or ADAPTIVE),
+        "effort": asdict(effort or usual_effort()),
         "reference_ms": reference_ms,
         "energy": energy,
         "chunk": chunk,

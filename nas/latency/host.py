@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from nas.latency.onboard.facts import facts, governor, is_virtual, load_average, text, usable_cores
+from nas.latency.protocol import ADAPTIVE, usual_effort
 
 PACKAGES = ("torch", "onnxruntime", "onnx", "numpy")
 BUSY = 0.25  # load average per core above which a neighbour is likely to share a cache or a core with us
@@ -30,6 +31,12 @@ def _few_cores() -> str | None:
     if cores >= 2:
         return None
     return "one core to run on: everything else on this machine interrupts a measurement; free a second core"
+
+
+def _in_haste() -> str | None:
+    if usual_effort() == ADAPTIVE:
+        return None
+    return "NAS_EFFORT=quick: two rounds, once, whatever disturbs them; unset it for times to rely on"
 
 
 def _pinned() -> str | None:
@@ -65,7 +72,9 @@ def _on_battery() -> str | None:
     return "running on battery, which lowers clocks: plug the machine in" if "Discharging" in states else None
 
 
-_CHECKS: tuple[Callable[[], str | None], ...] = (_few_cores, _pinned, _busy, _slow_governor, _shared_host, _on_battery)
+_CHECKS: tuple[Callable[[], str | None], ...] = (
+    _few_cores, _in_haste, _pinned, _busy, _slow_governor, _shared_host, _on_battery,
+)  # fmt: skip
 
 
 def _version(package: str) -> str | None:

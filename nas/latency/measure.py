@@ -26,7 +26,7 @@ from nas.cost import cost
 from nas.errors import MeasureError, NasError
 from nas.latency.bench import Bench, open_bench
 from nas.latency.lasting import ENERGY_S, energy_mj
-from nas.latency.protocol import ADAPTIVE, MAX_DRIFT, Clock, Effort, Samples, Say, Session
+from nas.latency.protocol import MAX_DRIFT, Clock, Effort, Samples, Say, Session, usual_effort
 from nas.latency.runtimes import Subject
 from nas.latency.target import Target
 
@@ -116,7 +116,7 @@ def measure_archs(
     in place of the target's device. Raises `TargetError` where the target cannot be measured here or counts no
     energy, `MeasureError` where a network cannot be run.
     """
-    archs, effort, anchor = list(archs), effort or ADAPTIVE, anchor or anchor_arch()
+    archs, effort, anchor = list(archs), effort or usual_effort(), anchor or anchor_arch()
     opened = nullcontext(bench) if bench else open_bench(target, anchor, clock=clock, say=say)
     with opened as timing:
         for i, found in _sessions(timing, archs, target, rng, anchor, effort, reference_ms, chunk, progress, say):

@@ -13,6 +13,7 @@ minimum 4.3 %; interleaved, median of round minima 3.6 %, its ratio to the ancho
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -20,10 +21,21 @@ from dataclasses import asdict, dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from nas.errors import MeasureError
+from nas.errors import InputError, MeasureError
 from nas.latency.onboard.rounds import MIN_TIMING_S, Clock, ClockError, Run, time_rounds, uncertainty
 
-__all__ = ["ADAPTIVE", "MIN_TIMING_S", "Clock", "Effort", "Samples", "Say", "Session", "judged", "measure_rounds"]
+__all__ = [
+    "ADAPTIVE",
+    "MIN_TIMING_S",
+    "Clock",
+    "Effort",
+    "Samples",
+    "Say",
+    "Session",
+    "judged",
+    "measure_rounds",
+    "usual_effort",
+]
 
 MAX_DRIFT = 0.10
 MAX_SPREAD = 0.20  # of one network: of many, some drift more than the anchor without anything being wrong
@@ -54,6 +66,16 @@ class Effort:
 
 ADAPTIVE = Effort(rounds=6, within=0.02)
 """What is measured unless said otherwise: 6 rounds where the machine is calm, up to 40 where it is not."""
+QUICK = Effort(rounds=2, warmup=1, timed=3, attempts=1)
+"""Times that nobody relies on: of tests, and of a first try on a slow device."""
+
+
+def usual_effort() -> Effort:
+    """`ADAPTIVE`, or `QUICK` where the environment says NAS_EFFORT=quick. Raises `InputError` for anything else."""
+    asked = os.environ.get("NAS_EFFORT", "")
+    if asked not in ("", "quick"):
+        raise InputError(f"NAS_EFFORT is {asked!r}, expected quick, or none for times to rely on")
+    return QUICK if asked else ADAPTIVE
 
 
 @dataclass(frozen=True)
@@ -157,7 +179,7 @@ def measure_rounds(
     to by returning what is wrong with it. It is said; after the last attempt the session that drifted least is
     returned, marked. Raises `MeasureError` where the clock does not advance.
     """
-    effort = effort or ADAPTIVE
+    effort = effort or usual_effort()
     best: Session | None = None
     for attempt in range(1, effort.attempts + 1):
         session = judged(_rounds([*runners, anchor], effort, rng, clock), accept, attempt)

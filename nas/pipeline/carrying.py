@@ -20,7 +20,7 @@ from nas.latency import Measurement, TableWriter, Target, measure_archs, read_ta
 from nas.latency.carried import CarriedBench, PackingBench, Results, read_results, write_job
 from nas.latency.devices import OfflineDevice, add_device, check_name, devices
 from nas.latency.devices.remote import check_same_machine
-from nas.latency.protocol import ADAPTIVE, Effort
+from nas.latency.protocol import Effort, usual_effort
 from nas.latency.target import LOCAL
 from nas.pipeline.listener import SILENT, Listener
 from nas.pipeline.measuring import Measured, spread
@@ -54,7 +54,7 @@ def pack(
     """Write what `measure` with the same arguments would do into one file, which any Python from 3.9 on runs on the
     device itself. Networks that the table `out` holds already are left out."""
     space = space if isinstance(space, SearchSpace) else load_space(space)
-    to, effort, file = _target(target), effort or ADAPTIVE, Path(file)
+    to, effort, file = _target(target), effort or usual_effort(), Path(file)
     archs = space.decode(spread(space, samples, np.random.default_rng([seed, 0])))
     known = set(read_table(out).rows["id"]) if (Path(out) / "target.toml").exists() else set()
     missing = [arch for arch in archs if arch.id not in known]
