@@ -131,16 +131,18 @@ def main() -> None:
 
 
 def tasks(scale: Scale, timings: Path, rows: list[Row]) -> list[Task]:
-    """Searches first, the costliest before the others; a finetune as soon as what it is of is known."""
+    """Searches first, the costliest before the others; a finetune as soon as what it is of is known, once where several
+    sides found the same network."""
     levels = list(reversed(range(len(scale.widths))))
     found = [Task(level, side) for level in levels for side in (SEARCHED, RANDOM, HAND)]
     timed = rows_of(timings)
     if scale.verified and untimed(rows, timed):
         return found
     known = {(row["level"], row["side"]): row["arch"] for row in picks(rows, timed)}
+    order = [(level, side) for level in levels for side in (SEARCHED, RANDOM, HAND) if (level, side) in known]
     for seed in SEEDS:
-        found += [Task(level, side, seed, known[level, side]) for level in levels for side in (SEARCHED, RANDOM, HAND)
-                  if (level, side) in known]  # fmt: skip
+        tunes = [Task(level, side, seed, known[level, side]) for level, side in order]
+        found += {task.arch: task for task in reversed(tunes)}.values()
     return found
 
 
@@ -315,9 +317,10 @@ def report(rows: list[Row], timed: list[Row], out: Path) -> None:
         "| level | network | of | MMACs | latency | inherited | finetuned, search | finetuned, test | test over hand |",
         "|---" * 9 + "|",
     ]
-    for found in sorted(picks(rows, timed), key=lambda r: (r["level"], -r["inherited"])):
-        finetunes = of_side(rows, found["level"], found["side"])
-        hand = of_side(rows, found["level"], HAND)
+    every = picks(rows, timed)
+    ids = {(found["level"], found["side"]): found["id"] for found in every}
+    for found in sorted(every, key=lambda r: (r["level"], -r["inherited"])):
+        finetunes, hand = tunes_of(rows, found["id"]), tunes_of(rows, ids[found["level"], HAND])
         time_text = f"{found['predicted_ms']:.3f}"
         time_text += f" ({measured[found['id']]:.3f})" if found["id"] in measured else ""
         gap = "-"
@@ -332,9 +335,9 @@ def report(rows: list[Row], timed: list[Row], out: Path) -> None:
     print("\n".join(lines))
 
 
-def of_side(rows: list[Row], level: int, side: str) -> list[Row]:
-    """The finetunes of a side's network at a level."""
-    return [row for row in rows if row["seed"] and (row["level"], row["side"]) == (level, side)]
+def tunes_of(rows: list[Row], arch_id: str) -> list[Row]:
+    """The finetunes of a network, whichever side found it first."""
+    return [row for row in rows if row["seed"] and row["id"] == arch_id]
 
 
 def mean(rows: list[Row], name: str) -> float:

@@ -61,3 +61,14 @@ def test_finetunes_wait_until_every_candidate_is_timed(bench: Any, tmp_path: Pat
     tunes = [task for task in bench.tasks(bench.REDUCED, path, rows) if task.seed]
     assert len(tunes) == len(rows) * len(bench.SEEDS)
     assert {task.arch for task in tunes} == {row["arch"] for row in rows}
+
+
+def test_what_two_sides_found_is_finetuned_once(bench: Any, tmp_path: Path) -> None:
+    rows = [found(bench.SEARCHED, "same"), found(bench.RANDOM, "same"), found(bench.HAND, "hand")]
+    path = tmp_path / "latency.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in timed(same=0.99, hand=1.0)))
+    tunes = [task for task in bench.tasks(bench.REDUCED, path, rows) if task.seed]
+    assert [(task.side, task.seed) for task in tunes if task.arch == "arch of same"] == [
+        (bench.SEARCHED, seed) for seed in bench.SEEDS
+    ]
+    assert len(tunes) == 2 * len(bench.SEEDS)
