@@ -30,6 +30,7 @@ from shipping import ROOT, noise_of, ship_predictor, shipped_name
 
 from nas.errors import NasError
 from nas.latency import LatencyTable, TableWriter, Target, estimate_seconds, measure_archs, read_table
+from nas.latency.measure import CHUNK
 from nas.latency.parts import READERS, measure_parts, read_parts
 from nas.latency.table_merge import merge_tables
 from nas.pipeline.fitting import one_thread
@@ -44,6 +45,7 @@ SIZES = (20, 50, 100)
 GOALS = {20: 0.03, 50: 0.025, 100: 0.022}  # mean error, or 1.1 times what a perfect predictor misses by
 NOISY = 1.1
 REPEATED = 16  # rows at least that say what a repeat differs by: a session's
+SESSION_S = 6.0  # of timing, if calm, and minutes if not: what is slower than ORT is measured a few networks at a time
 FITTED, LEFT, SPLITS = 100, 30, 20  # of coverage
 RUNTIMES = ("onnxruntime/int8", "openvino/fp32", "openvino/bf16", "torch/fp32")
 
@@ -158,7 +160,8 @@ def measure(space: SearchSpace, target: Target, X: Genotypes, path: Path, first:
     missing = [i for i, arch in enumerate(archs) if arch.id not in writer.measured]
     if not missing:
         return
-    print(f"{path}: {len(missing)} networks, about {estimate_seconds([archs[i] for i in missing], target):.0f} s")
+    expected = estimate_seconds([archs[i] for i in missing], target)
+    print(f"{path}: {len(missing)} networks, about {expected:.0f} s")
     started = time.perf_counter()
     for index, measurement in measure_archs(
         [archs[i] for i in missing],
@@ -166,6 +169,7 @@ def measure(space: SearchSpace, target: Target, X: Genotypes, path: Path, first:
         rng=np.random.default_rng([seed, len(missing)]),
         anchor=space.middle,
         reference_ms=writer.reference_ms or (read_table(first).reference_ms if first != path else None),
+        chunk=int(np.clip(SESSION_S * len(missing) / expected, 3, CHUNK)),
         say=print,
     ):
         i = missing[index]
