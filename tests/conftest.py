@@ -14,7 +14,8 @@ os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["OPENBLAS_NUM_THREADS"] = "1"
 os.environ["MKL_NUM_THREADS"] = "1"
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112; its own 15 leaves workers nothing beside other tests
+# Ray gives its workers niceness 15, which leaves them nothing beside other tests.
+os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112
 os.environ["NAS_EFFORT"] = "quick"  # no test relies on a time but those that take this away
 os.environ["NAS_HOME"] = tempfile.mkdtemp(prefix="nas-home-")  # nobody's own devices are seen, or written to
 os.environ["NAS_CACHE"] = tempfile.mkdtemp(prefix="nas-cache-")
