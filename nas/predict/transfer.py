@@ -28,7 +28,7 @@ from nas.predict.trial import Fit, Problem, Trial, centre_of, choose, solve
 
 WEIGHTS = (0.01, 0.1, 1.0, 100.0)
 """How strongly costs are drawn to the prior; the last leaves little but its scale."""
-CORRECTED = 1.0  # the weight that a Gaussian process is tried on
+CORRECTED = 1.0  # the one of these that a Gaussian process is tried on
 LEAST_GROUPS = 3
 
 
@@ -49,8 +49,8 @@ def fit_transfer(
     is a conformal interval from 9 distinct networks on (at level 0.9); from 5 on a wider one, which takes log errors
     for normal ones, as the card then says.
     groups: labels (n,) of rows that are left out together (default: equal features). rng: deals the folds of a dozen
-    networks or more (default: seed 0). Raises InputError for fewer than
-    3 distinct networks, no source, or sources of other features or kinds.
+    networks or more (default: seed 0). Raises InputError for fewer than 3 distinct networks, no source, or sources of
+    other features or kinds.
     """
     priors = {name: _prior(name, source) for name, source in sources.items()}
     if not priors:
@@ -74,12 +74,8 @@ def fit_transfer(
     }
     if distinct >= LEAST_GROUPS_FOR_GP:
         folds = assign_folds(folds, rng)
-        options |= {
-            f"costs drawn to those of {name} by {CORRECTED:g} x Gaussian process": _corrected(
-                _fit(features, values, sources[name].core, prior, CORRECTED), features, values
-            )
-            for name, prior in priors.items()
-        }
+        for drawn in [f"costs drawn to those of {name} by {CORRECTED:g}" for name in priors]:
+            options[f"{drawn} x Gaussian process"] = _corrected(options[drawn], features, values)
         options |= {label(kind, names): _alone(kind, features, values, names) for kind in DEFAULT}
     fits = list(options.values())
     fit, held_out = choose(problem, fits, folds)
