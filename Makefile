@@ -16,9 +16,8 @@ endif
 PIP_ARGS ?=
 DEMO_ARGS ?=
 BIN := .venv/bin
-# Processes that run tests: one more than cores, since tests of clusters and of killed commands wait. Each takes about
-# 2 GiB of memory.
-WORKERS ?= -n $(shell $(PYTHON) -c 'import os; print(len(os.sched_getaffinity(0)) + 1 if hasattr(os, "sched_getaffinity") else os.cpu_count())') --dist loadgroup --no-loadscope-reorder
+# Processes that run tests, one a core unless told otherwise; each takes about 2 GiB of memory. The longest groups begin first.
+WORKERS ?= -n auto --dist loadgroup --no-loadscope-reorder
 
 help:  ## what there is to make
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12

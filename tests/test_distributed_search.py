@@ -83,6 +83,7 @@ def test_a_fault_changes_nothing(trials: Any, kind: str) -> None:
 def test_a_device_that_is_lost_is_measured_on_again(trials: Any) -> None:
     for _ in range(RUNS):
         trial = trials.run("device")
+        assert trial.hit, trial.said
         assert trial.same, trial.said
         assert trial.by_itself, trial.said
         assert trial.twice == 0
