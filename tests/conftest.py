@@ -6,6 +6,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -72,7 +73,7 @@ def few_candidates() -> Iterator[None]:
 
     whole = searching.plan_of
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(searching, "plan_of", lambda n: searching.replace(whole(n), candidates=2000))
+        patch.setattr(searching, "plan_of", lambda n: replace(whole(n), candidates=2000))
         yield
 
 
