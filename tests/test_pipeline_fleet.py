@@ -64,13 +64,12 @@ def predictors(tmp_path_factory) -> dict[str, Path]:
 
 @pytest.fixture(scope="module")
 def limits(predictors) -> dict[str, float]:
-    """What most of the space is expected to hold on each target."""
+    """What most of the space is expected to hold on each target, and to hold at twice its time where it is measured: a
+    busy machine must not decide what is on a front."""
     space = load_space("digits")
     X = space.sample(300, np.random.default_rng(1))
-    return {
-        target: float(np.quantile(LatencyPredictor.load(folder, space).mean(X), 0.7))
-        for target, folder in predictors.items()
-    }
+    most = {t: float(np.quantile(LatencyPredictor.load(p, space).mean(X), 0.7)) for t, p in predictors.items()}
+    return {target: ms if target == AWAY else 2 * ms for target, ms in most.items()}
 
 
 def ask(supernet, predictors, limits, out, **options):
