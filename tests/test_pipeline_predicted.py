@@ -244,7 +244,7 @@ class TestSearch:
     @pytest.mark.parametrize("searcher", marked(["nsga3", "local_search", "mixnmatch", "ehvi", "optuna:tpe"]))
     def test_any_searcher_may_look_for_the_candidates(self, searcher, supernet, predictor, limit, tmp_path):
         asked = {"budgets": [f"latency_ms<={limit:.4g}@{AWAY}"], "predictors": [predictor], "searcher": searcher}
-        found = nas.search("digits", supernet, out=tmp_path / "run", evaluations=EVALUATIONS, **asked)
+        found = nas.search("digits", supernet, out=tmp_path / "run", evaluations=EVALUATIONS, refine=1, **asked)
         assert found.inputs["searcher"] == searcher
         assert len(found.evaluations) >= EVALUATIONS
         assert (found.front[f"latency_ms[{AWAY}].high"] < limit).all()
