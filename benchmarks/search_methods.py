@@ -150,7 +150,7 @@ METHODS: Mapping[str, Method] = {
     "botorch qnehvi": Method(botorch("qnehvi"), FEW, 300, anytime=True, needs="botorch"),
     "optuna tpe, our predictor": Method(ours(OptunaTPE, candidates=CANDIDATES_TPE), FEW, 500, needs="optuna"),
     "optuna nsga2, our predictor": Method(ours(OptunaNSGA2, candidates=CANDIDATES_OPTUNA), FEW, 500, needs="optuna"),
-    "pymoo nsga2, our predictor": Method(ours(INSIDE), COSTLY, needs="pymoo"),
+    "pymoo nsga2, our predictor": Method(ours(INSIDE), COSTLY, needs="pymoo", kinds=("genes",)),
     "nni regularized_evolution, our predictor": Method(
         ours(NNIRegularizedEvolution, candidates=CANDIDATES_OPTUNA), FEW, 500, needs="nni"
     ),
