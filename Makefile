@@ -16,8 +16,8 @@ endif
 PIP_ARGS ?=
 DEMO_ARGS ?=
 BIN := .venv/bin
-# Processes that run tests, one a core unless told otherwise; each takes about 2 GiB of memory. The longest groups begin first.
-WORKERS ?= -n auto --dist loadgroup --no-loadscope-reorder
+# Processes that run tests, one a core unless told otherwise; each takes about 2 GiB of memory.
+WORKERS ?= -n auto --dist loadgroup
 
 help:  ## what there is to make
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12

@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 settings.register_profile("shared machine", deadline=None)  # an example that takes long says nothing about the code
 settings.load_profile("shared machine")
 
-LONGEST = ("ray", "journey")  # groups of tests, the longest first
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -49,8 +48,7 @@ def pytest_unconfigure() -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What shares an expensive fixture runs in one worker (`--dist loadgroup`), so that it is made once. Tests of
     clusters are a group, `ray`, since clusters of one machine find each other; those of them that take the journey make
-    it again, since both groups in one worker would have the other wait. These two begin first: each takes as long as
-    the rest on a core."""
+    it again, since both groups in one worker would have the other wait."""
     for item in items:
         if item.get_closest_marker("xdist_group"):
             continue
@@ -59,12 +57,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.xdist_group("journey"))
         elif any(found[-1].scope == "module" for found in fixtures.values()):
             item.add_marker(pytest.mark.xdist_group(item.path.stem))
-    items.sort(key=lambda item: LONGEST.index(name) if (name := _group(item)) in LONGEST else len(LONGEST))
-
-
-def _group(item: pytest.Item) -> str | None:
-    mark = item.get_closest_marker("xdist_group")
-    return mark.args[0] if mark else None
 
 
 @pytest.fixture
