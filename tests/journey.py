@@ -70,6 +70,20 @@ def nas(*arguments: object, cwd: Path, **options: Any) -> Done:
     return Done(done.returncode, done.stdout, done.stderr)
 
 
+def nas_with_candidates(candidates: int) -> list[str]:
+    """The command line with so many candidates a round: what a search records and repeats does not depend on their
+    number."""
+    script = f"""
+from dataclasses import replace
+from nas.cli import script
+from nas.pipeline import searching
+whole = searching.plan_of
+searching.plan_of = lambda evaluations: replace(whole(evaluations), candidates={candidates})
+script()
+"""
+    return [sys.executable, "-c", script]
+
+
 def environment() -> dict[str, str]:
     """As a user's, with a terminal wide enough for one error a line and no colours."""
     return os.environ | {"COLUMNS": "100", "NO_COLOR": "1"}

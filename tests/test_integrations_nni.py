@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from journey import environment
+from journey import environment, nas_with_candidates
 from journey import nas as nas_command
 from test_search_bits import Bits
 
@@ -191,16 +191,6 @@ def test_explores_any_objectives(name):
     assert (explore(space, objectives, evaluations=60, searcher=name, seed=2).genotypes == front.genotypes).all()
 
 
-FEWER = """
-from dataclasses import replace
-from nas.cli import script
-from nas.pipeline import searching
-whole = searching.plan_of
-searching.plan_of = lambda evaluations: replace(whole(evaluations), candidates=150)
-script()
-"""
-
-
 @pytest.fixture(scope="module")
 def supernet(tmp_path_factory):
     folder = tmp_path_factory.mktemp("nni") / "supernet"
@@ -218,7 +208,7 @@ def test_a_search_by_nni_is_killed_and_goes_on(supernet, tmp_path, name):
     def start(out):
         asked = ["--budget", "params<=0.1M", "--evaluations", "16", "--seed", "3", "--searcher", name]
         return subprocess.Popen(
-            [sys.executable, "-c", FEWER, "search", "digits", "--supernet", supernet, "--out", out, *asked],
+            [*nas_with_candidates(150), "search", "digits", "--supernet", supernet, "--out", out, *asked],
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(), cwd=tmp_path,
         )  # fmt: skip
 

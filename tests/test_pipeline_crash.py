@@ -8,25 +8,15 @@ import resource
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from journey import Journey, environment, search_command
+from journey import Journey, environment, nas_with_candidates, search_command
 
 pytestmark = pytest.mark.slow
 
-# The command line with fewer candidates a round: what a search records and repeats does not depend on their number.
-NAS = """
-from dataclasses import replace
-from nas.cli import script
-from nas.pipeline import searching
-whole = searching.plan_of
-searching.plan_of = lambda evaluations: replace(whole(evaluations), candidates=2000)
-script()
-"""
 JOURNALS = ("evaluations.jsonl", "measurements.jsonl", "rounds.jsonl")
 KILLS, EVALUATIONS = 3, 16
 
@@ -37,7 +27,7 @@ def start(arguments: Sequence[object], room: int | None = None) -> subprocess.Po
             resource.setrlimit(resource.RLIMIT_FSIZE, (room, room))
 
     return subprocess.Popen(
-        [sys.executable, "-c", NAS, *map(str, arguments)],
+        [*nas_with_candidates(2000), *map(str, arguments)],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(), preexec_fn=limit,
     )  # fmt: skip
 
