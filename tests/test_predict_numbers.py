@@ -39,17 +39,20 @@ def test_nonnegative_fit_of_nothing_is_refused():
         fit_nonnegative(np.zeros((5, 2)), np.ones(5))
 
 
-def test_posterior_mean_equals_scikit_learn(rng):
+def test_posterior_mean_and_deviation_equal_scikit_learn(rng):
     from sklearn.gaussian_process import GaussianProcessRegressor
     from sklearn.gaussian_process.kernels import RBF, ConstantKernel, DotProduct
 
     inputs, targets = regression(rng, 40)
     noise_shape = rng.uniform(0.5, 2, 40)
-    ours = gp.posterior(inputs, targets, noise_shape, gp.Hyper(0.7, 1.3, 0.2, 0.01), np.arange(40))
+    hyper = gp.Hyper(0.7, 1.3, 0.2, 0.01)
+    ours = gp.posterior(inputs, targets, noise_shape, hyper, np.arange(40))
     kernel = ConstantKernel(0.7) * RBF(1.3) + ConstantKernel(0.2) * DotProduct(1.0)
     theirs = GaussianProcessRegressor(kernel, alpha=0.01 * noise_shape, optimizer=None).fit(inputs, targets)
     new = rng.normal(size=(3000, 3))  # more than one block
-    assert np.allclose(ours(new), theirs.predict(new), atol=1e-5)
+    mean, deviation = theirs.predict(new, return_std=True)
+    assert np.allclose(ours(new), mean, atol=1e-5)
+    assert np.allclose(gp.deviation(inputs, noise_shape, hyper)(new), deviation, atol=1e-5)
 
 
 def test_likelihood_equals_scikit_learn_and_its_gradient_finite_differences(rng):

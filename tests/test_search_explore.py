@@ -152,6 +152,19 @@ def test_the_model_learns_genes_and_their_neighbours():
     assert np.corrcoef(predicted[:, 1], np.log(true[:, 1]))[0, 1] > 0.99  # wide and above 0: by its logarithm
 
 
+def test_the_model_hopes_for_more_where_it_knows_less():
+    """Two halves of a space that are alike but for one gene, of which one was hardly looked at."""
+    space, rng = Bits((12,)), np.random.default_rng(0)
+    X, fresh = space.sample(150, rng), space.sample(300, rng)
+    X[3:, 1], fresh[:, 1] = 0, 0
+    other = fresh.copy()
+    other[:, 1] = 1
+    losses = np.stack([X[:, 2:].sum(axis=1), X[:, 2:6].sum(axis=1)], axis=1) + rng.normal(0, 0.3, (150, 2))
+    predict = fit_surrogate(X, losses, space.genes)
+    assert (predict(other).losses < predict(fresh).losses).mean(axis=0).min() > 0.9
+    assert (predict(X).losses < (losses - losses.mean(axis=0)) / losses.std(axis=0)).mean() > 0.6
+
+
 def test_model_inputs_tell_rows_apart_and_are_0_where_inactive():
     space = Bits((2, 4))
     X = np.unique(space.sample(2000, np.random.default_rng(0)), axis=0)

@@ -8,6 +8,7 @@ hyper-parameters maximise the marginal likelihood of the subset (their eq. 2.30 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -87,6 +88,27 @@ def posterior(inputs: Array, targets: Array, shape: Array, hyper: Hyper, chosen:
     return GaussianProcess(
         hyper, inducing, weights, hyper.linear * inducing.T @ weights, float(hyper.linear * weights.sum())
     )
+
+
+def deviation(inputs: Array, shape: Array, hyper: Hyper) -> Callable[[Array], Array]:
+    """How uncertain the process is, noise apart, once values at inputs (n, k) with noise shapes (n,) are known: inputs
+    (m, k) -> posterior standard deviations (m,), from every row (Rasmussen & Williams 2006, eq. 2.26)."""
+    from scipy.linalg import solve_triangular
+
+    among = _kernel(inputs, inputs, hyper) + np.diag(hyper.noise * shape)
+    among[np.diag_indices_from(among)] += _JITTER * float(np.trace(among)) / len(among)
+    root = solve_triangular(np.linalg.cholesky(among), np.eye(len(among)), lower=True)
+
+    def ask(asked: Array) -> Array:
+        out = np.empty(len(asked))
+        for start in range(0, len(asked), _BLOCK):
+            rows = asked[start : start + _BLOCK]
+            prior = hyper.signal + hyper.linear * (1.0 + np.einsum("ij,ij->i", rows, rows))
+            told = _kernel(rows, inputs, hyper) @ root.T
+            out[start : start + _BLOCK] = np.sqrt(np.maximum(prior - np.einsum("ij,ij->i", told, told), 0.0))
+        return out
+
+    return ask
 
 
 def farthest_points(inputs: Array, most: int) -> NDArray[np.intp]:
