@@ -32,13 +32,22 @@ def write_report(rows: list[Row], out: Path) -> None:
     """Write table.md and a picture a group, and print the table."""
     text = []
     for title, instance in GROUPS.items():
-        mine = [row for row in rows if _group(row) == instance]
+        mine = [row for row in longest_runs(rows) if _group(row) == instance]
         if mine:
             runs = shares(mine)
             text += [f"## {title}", "", *_table(runs, mine), "", *goals(instance, runs), ""]
             draw(mine, title, out / f"{instance}.png")
     (out / "table.md").write_text("\n".join(text))
     print("\n".join(text))
+
+
+def longest_runs(rows: list[Row]) -> list[Row]:
+    """Without runs of a method that does the same whatever follows, where a longer run has their seed."""
+    found: dict[tuple[str, ...], Row] = {}
+    for row in sorted(rows, key=lambda row: _parts(row)[2]):
+        instance, method, evaluations, seed = row["key"].split("/")
+        found[(instance, method, seed) if METHODS[method].anytime else (instance, method, evaluations, seed)] = row
+    return list(found.values())
 
 
 def _parts(row: Row) -> tuple[str, str, int]:
@@ -82,12 +91,18 @@ def _table(runs: Runs, rows: list[Row]) -> list[str]:
     for method in METHODS:
         if method not in seconds:
             continue
-        cells = [_quartiles(pooled(runs, method, n)) for n in counts]
+        cells = [_quartiles(pooled(runs, method, n)) + _few(runs, method, n) for n in counts]
         longest = max(n for _, n in seconds[method])
         took = np.median([s for s, n in seconds[method] if n == longest])
         number = max(len(pooled(runs, method, n)) for n in {*counts, longest})
         lines.append(f"| {method} | " + " | ".join(cells) + f" | {number} | {took:.1f} ({longest}) |")
     return lines
+
+
+def _few(runs: Runs, method: str, n: int) -> str:
+    """On how many instances a method was run, where those are not all that it was run on."""
+    found, most = (len(runs.get((method, count), {})) for count in (n, 100))
+    return f" on {found} of {most} instances" if 0 < found < most else ""
 
 
 def _quartiles(values: list[float]) -> str:
@@ -112,13 +127,15 @@ def goals(instance: str, runs: Runs) -> list[str]:
 
 
 def _compared(runs: Runs, goal: str, mine: tuple[str, int], theirs: tuple[str, int]) -> list[str]:
-    own, other = pooled(runs, *mine), pooled(runs, *theirs)
-    if not own or not other:
+    """On the instances that both were run on."""
+    both = runs.get(mine, {}).keys() & runs.get(theirs, {}).keys()
+    if not both:
         return []
-    both = runs[mine].keys() & runs[theirs].keys()
+    own, other = ([share for one in sorted(both) for share in runs[key][one]] for key in (mine, theirs))
     won = sum(np.median(runs[mine][one]) > np.median(runs[theirs][one]) for one in both)
     line = _said(goal, float(np.median(own)), float(np.median(other)), strictly=True)
-    return [line + (f", on {won} of {len(both)} instances" if len(both) > 1 else "")]
+    several = max(len(runs[mine]), len(runs[theirs])) > 1
+    return [line + (f", on {won} of {len(both)} instances" if several else "")]
 
 
 def _said(goal: str, value: float, bound: float, strictly: bool = False) -> str:
@@ -128,13 +145,15 @@ def _said(goal: str, value: float, bound: float, strictly: bool = False) -> str:
 
 def draw(rows: list[Row], title: str, path: Path) -> None:
     """Medians over evaluations, ours thicker, what was given our predictor dashed: methods that plan for a number of
-    evaluations have a point for each, the others a line."""
+    evaluations have a point for each, the others a line. Left out is what was not run on all instances of a method."""
     points = []
     for method in METHODS:
         mine = [row for row in rows if _parts(row)[1] == method]
         counts = sorted({n for row in mine for n in (row["at"] if METHODS[method].anytime else [_parts(row)[2]])})
         for n in counts:
-            there = [row for row in mine if METHODS[method].anytime or _parts(row)[2] == n]
+            there = [row for row in mine if (METHODS[method].anytime and n <= _parts(row)[2]) or _parts(row)[2] == n]
+            if len({_parts(row)[0] for row in there}) < len({_parts(row)[0] for row in mine}):
+                continue
             points.append({
                 "method": method, "evaluations": n, "share": float(np.median([after(row, n) for row in there])),
                 "ours": method == OURS, "given our predictor": method in WITH_OURS,

@@ -157,3 +157,21 @@ def test_goals_that_are_missed_say_so(bench: Any) -> None:
     runs = {("ours", 500): {"x": [0.9]}, ("random", 500): {"x": [0.8]}, ("random", 2000): {"x": [0.95]}}
     lines = bench.search_tables.goals("vit_cifar", runs)
     assert [line.split(":")[0] for line in lines] == ["- met", "- MISSED"]
+
+
+def test_methods_are_compared_on_instances_that_both_were_run_on(bench: Any) -> None:
+    runs = {("ours", 300): {"genes-1": [0.9], "genes-2": [0.1]}, ("botorch qnehvi", 300): {"genes-1": [0.8]}}
+    assert bench.search_tables.goals("genes", runs) == [
+        "- met: ahead of botorch qnehvi at 300: 0.9000 against 0.8000, on 1 of 1 instances"
+    ]
+
+
+def test_a_run_and_its_beginning_count_once(bench: Any) -> None:
+    def row(key: str) -> dict[str, Any]:
+        return {"key": key, "at": [100], "share": [0.5], "last": 0.5}
+
+    keys = ["genes-1/random/100/0", "genes-1/random/300/0", "genes-1/random/100/1", "genes-1/ours/100/0"]
+    left = bench.search_tables.longest_runs([row(key) for key in [*keys, "genes-1/ours/300/0"]])
+    assert {found["key"] for found in left} == {*keys[1:], "genes-1/ours/300/0"}
+    shares = bench.search_tables.shares(left)
+    assert [len(shares["random", n]["genes-1"]) for n in (100, 300)] == [2, 1]
