@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterable
 from pathlib import Path
 
 import altair as alt
@@ -36,7 +37,7 @@ def write_report(rows: list[Row], out: Path) -> None:
         if mine:
             runs = shares(mine)
             text += [f"## {title}", "", *_table(runs, mine), "", *goals(instance, runs), ""]
-            draw(mine, title, out / f"{instance}.png")
+            draw(runs, title, out / f"{instance}.png")
     (out / "table.md").write_text("\n".join(text))
     print("\n".join(text))
 
@@ -61,11 +62,12 @@ def _group(row: Row) -> str:
 
 
 def shares(rows: list[Row]) -> Runs:
-    """The share of the best hypervolume after each number of evaluations."""
+    """The share of the best hypervolume after each number of evaluations that any row tells of."""
+    counts = sorted({n for row in rows for n in row["at"]})
     found: Runs = defaultdict(lambda: defaultdict(list))
     for row in rows:
         instance, method, evaluations = _parts(row)
-        for n in (100, EVALUATIONS_A, 300, SHORT, LONG) if METHODS[method].anytime else (evaluations,):
+        for n in counts if METHODS[method].anytime else (evaluations,):
             if n <= evaluations:
                 found[method, n][instance].append(after(row, n))
     return found
@@ -76,8 +78,10 @@ def after(row: Row, n: int) -> float:
     return float(row["share"][row["at"].index(n)] if n in row["at"] else row["last"])
 
 
-def pooled(runs: Runs, method: str, n: int) -> list[float]:
-    return [share for found in runs.get((method, n), {}).values() for share in found]
+def pooled(runs: Runs, method: str, n: int, instances: Iterable[str] | None = None) -> list[float]:
+    """The shares of all runs, or of those on some instances."""
+    found = runs.get((method, n), {})
+    return [share for one in (found if instances is None else sorted(instances)) for share in found[one]]
 
 
 def _table(runs: Runs, rows: list[Row]) -> list[str]:
@@ -131,7 +135,7 @@ def _compared(runs: Runs, goal: str, mine: tuple[str, int], theirs: tuple[str, i
     both = runs.get(mine, {}).keys() & runs.get(theirs, {}).keys()
     if not both:
         return []
-    own, other = ([share for one in sorted(both) for share in runs[key][one]] for key in (mine, theirs))
+    own, other = pooled(runs, *mine, both), pooled(runs, *theirs, both)
     won = sum(np.median(runs[mine][one]) > np.median(runs[theirs][one]) for one in both)
     line = _said(goal, float(np.median(own)), float(np.median(other)), strictly=True)
     several = max(len(runs[mine]), len(runs[theirs])) > 1
@@ -143,19 +147,18 @@ def _said(goal: str, value: float, bound: float, strictly: bool = False) -> str:
     return f"- {'met' if met else 'MISSED'}: {goal}: {value:.4f} against {bound:.4f}"
 
 
-def draw(rows: list[Row], title: str, path: Path) -> None:
+def draw(runs: Runs, title: str, path: Path) -> None:
     """Medians over evaluations, ours thicker, what was given our predictor dashed: methods that plan for a number of
     evaluations have a point for each, the others a line. Left out is what was not run on all instances of a method."""
     points = []
     for method in METHODS:
-        mine = [row for row in rows if _parts(row)[1] == method]
-        counts = sorted({n for row in mine for n in (row["at"] if METHODS[method].anytime else [_parts(row)[2]])})
+        counts = sorted(n for name, n in runs if name == method)
+        whole = max((len(runs[method, n]) for n in counts), default=0)
         for n in counts:
-            there = [row for row in mine if (METHODS[method].anytime and n <= _parts(row)[2]) or _parts(row)[2] == n]
-            if len({_parts(row)[0] for row in there}) < len({_parts(row)[0] for row in mine}):
+            if len(runs[method, n]) < whole:
                 continue
             points.append({
-                "method": method, "evaluations": n, "share": float(np.median([after(row, n) for row in there])),
+                "method": method, "evaluations": n, "share": float(np.median(pooled(runs, method, n))),
                 "ours": method == OURS, "given our predictor": method in WITH_OURS,
             })  # fmt: skip
     figure = alt.Chart(pd.DataFrame(points), title=title, width=640, height=420)

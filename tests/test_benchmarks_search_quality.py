@@ -168,7 +168,8 @@ def test_methods_are_compared_on_instances_that_both_were_run_on(bench: Any) -> 
 
 def test_a_run_and_its_beginning_count_once(bench: Any) -> None:
     def row(key: str) -> dict[str, Any]:
-        return {"key": key, "at": [100], "share": [0.5], "last": 0.5}
+        at = sorted({100, int(key.split("/")[2])})
+        return {"key": key, "at": at, "share": [0.5] * len(at), "last": 0.5}
 
     keys = ["genes-1/random/100/0", "genes-1/random/300/0", "genes-1/random/100/1", "genes-1/ours/100/0"]
     left = bench.search_tables.longest_runs([row(key) for key in [*keys, "genes-1/ours/300/0"]])
